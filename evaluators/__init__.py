@@ -1,0 +1,1 @@
+"""From a file and labelled data to a verdict. Knows no training."""
