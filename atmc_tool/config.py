@@ -1,0 +1,323 @@
+"""The configuration of a run: pydantic models, YAML files, named recipes.
+
+The command line wins over the file, the file over the recipe, the recipe over the defaults below. Unknown keys are
+an error that names the nearest known one.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from atmc_tool.errors import InputError, UsageError
+from atmc_tool.files import read_bytes
+from atmc_tool.threat_model import ThreatModel, parse_threat_model
+
+MAX_YAML_BYTES = 1 << 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Section):
+    """The network. `mean` and `std` are per channel, for images in [0, 1]; None: what the file or registry says."""
+
+    arch: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class DataConfig(_Section):
+    """The data set. `validation` is the share split off the training set; `limit` caps images per part."""
+
+    name: str | None = None
+    dir: Path | None = None
+    validation: float = Field(0.1, gt=0, lt=1)
+    limit: int | None = Field(None, ge=20)
+
+
+class ThreatModelConfig(_Section):
+    """What the adversary may do; None: what the model's file says."""
+
+    eps: str | None = None
+    norm: Literal["linf"] = "linf"
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _as_written(cls, eps: object) -> object:
+        return str(eps) if isinstance(eps, int | float) and not isinstance(eps, bool) else eps
+
+    def parse(self) -> ThreatModel | None:
+        """The threat model, or None where none is stated."""
+        return None if self.eps is None else parse_threat_model(self.eps, self.norm)
+
+
+class AttackConfig(_Section):
+    """PGD in training. `step_size` in units of the image; None: 2.5·eps/steps (Madry et al. 2018)."""
+
+    steps: int = Field(7, ge=1)
+    step_size: float | None = Field(None, gt=0)
+
+
+class ScheduleConfig(_Section):
+    """One training stage. SGD with momentum; learning rate: linear warm-up, then cosine to zero.
+
+    epochs:           None: ten epochs or a thousand steps, whichever is more
+    max_steps:        stop the schedule after so many steps (the whole schedule shrinks to them)
+    time_limit:       seconds of wall-clock time, final evaluation included; the schedule shrinks to fit
+    eps_warmup:       share of the schedule over which eps grows linearly from 0
+    clean_weight:     weight of the clean cross-entropy; the adversarial one gets the rest (ATMC: 1/2)
+    checkpoint_steps: a checkpoint every so many steps, and at the end of every epoch
+    """
+
+    epochs: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    time_limit: float | None = Field(None, gt=0)
+    batch_size: int = Field(128, ge=2)
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    eps_warmup: float = Field(0.0, ge=0, le=1)
+    clean_weight: float = Field(0.5, ge=0, le=1)
+    checkpoint_steps: int = Field(200, ge=1)
+
+
+class TrainConfig(ScheduleConfig):
+    """`atmc-tool train`: dense training. `average`: decay of a running average of the weights, 0 for none."""
+
+    natural: bool = False
+    average: float = Field(0.0, ge=0, lt=1)
+
+
+class CompressConfig(ScheduleConfig):
+    """`atmc-tool compress`: ATMC (arXiv:1902.03538) under a budget.
+
+    keep:              kept entries of all factors / weights of the compressed layers
+    size:              bytes of model.atmc instead: `20KB`, `1.5MiB`, or `20x` smaller than the dense weights
+    bits:              codebook of 2^bits values per factor; None: values stay float32
+    factors:           `none`: W itself is compressed; `uvc`: W = U V + C, all three under the one budget
+    projection:        `latent`: dense latent weights, top-k in the forward pass, straight-through gradient;
+                       `hard`: the weights are projected after every step, as published
+    path:              share of the pruning stage over which the budget falls (cubically) from dense to `keep`
+    quantize_share:    share of the schedule spent with the codebook penalty
+    quantize_lr:       learning rate of that part
+    rho:               ADMM penalty
+    codebook_interval: steps between updates of codebooks and duals
+    """
+
+    lr: float = Field(0.05, gt=0)
+    keep: float | None = Field(None, gt=0, le=1)
+    size: str | None = None
+    bits: int | None = Field(4, ge=1, le=8)
+    factors: Literal["none", "uvc"] = "none"
+    projection: Literal["latent", "hard"] = "latent"
+    path: float = Field(0.6, ge=0, lt=1)
+    quantize_share: float = Field(0.25, gt=0, lt=1)
+    quantize_lr: float = Field(0.01, gt=0)
+    rho: float = Field(0.1, gt=0)
+    codebook_interval: int = Field(5, ge=1)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "CompressConfig":
+        if self.keep is not None and self.size is not None:
+            raise ValueError("give either keep or size, not both")
+        if self.size is not None:
+            parse_size(self.size)
+        return self
+
+
+class EvaluationConfig(_Section):
+    """The final measurement and `verify`: PGD with `steps` steps, worst of `restarts` starts, on `n` test images."""
+
+    steps: int = Field(20, ge=1)
+    restarts: int = Field(3, ge=1)
+    n: int = Field(1000, ge=1)
+    square_queries: int = Field(300, ge=0)
+
+
+class Config(_Section):
+    """Everything that decides a run; the resolved one is written beside its results."""
+
+    run: Path = Path("atmc-run")
+    seed: int = Field(0, ge=0, lt=2**31)
+    device: str = "auto"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    threat_model: ThreatModelConfig = ThreatModelConfig()
+    attack: AttackConfig = AttackConfig()
+    train: TrainConfig = TrainConfig()
+    compress: CompressConfig = CompressConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    policy: dict[str, Any] = Field(default_factory=dict)
+
+
+def parse_size(text: str) -> tuple[float, bool]:
+    """`"20KB"` → (20000, False), bytes; `"20x"` → (20, True), times smaller than the dense weights.
+
+    KB and MB are powers of 1000, KiB and MiB of 1024; a bare number counts bytes.
+
+    Raises:
+        UsageError: neither.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(x|b|kb|mb|kib|mib)?\s*", text, re.IGNORECASE)
+    if not match or float(match[1]) <= 0:
+        raise UsageError("size is not understood", expected="20KB, 1.5MiB or 20x", got=repr(text))
+    number, unit = float(match[1]), (match[2] or "b").lower()
+    if unit == "x":
+        return number, True
+    return number * {"b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}[unit], False
+
+
+def parse_duration(text: str) -> float:
+    """`"90s"`, `"30m"`, `"1.5h"` → seconds; a bare number counts seconds.
+
+    Raises:
+        UsageError: none of these, or not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text, re.IGNORECASE)
+    if not match or float(match[1]) <= 0:
+        raise UsageError("duration is not understood", expected="90s, 30m or 1.5h", got=repr(text))
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2].lower()]
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("atmc_tool") / "recipes"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings of recipe `name`.
+
+    Raises:
+        UsageError: no such recipe.
+    """
+    if name not in recipes():
+        raise UsageError(
+            "unknown preset",
+            expected=f"one of {', '.join(recipes())}",
+            got=repr(name),
+            hint=_nearest(name, recipes()),
+        )
+    return _parse_yaml(
+        (resources.files("atmc_tool") / "recipes" / f"{name}.yaml").read_text(), f"preset {name}"
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file; an empty file holds none.
+
+    Raises:
+        InputError: missing, not YAML, or not a mapping.
+    """
+    try:
+        text = read_bytes(path, MAX_YAML_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file", expected="YAML in UTF-8") from error
+    return _parse_yaml(text, str(path))
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{where} holds no settings", expected="a mapping such as 'seed: 0'", got=type(content).__name__
+        )
+    return content
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["compress.lr=0.1", "seed=3"]` → nested settings; values are read as YAML.
+
+    Raises:
+        UsageError: no `=`, or a value that is not YAML.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(
+                "--set is not understood", expected="key=value such as compress.lr=0.1", got=repr(assignment)
+            )
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"the value of --set {key} is not understood", got=repr(value)) from error
+        *sections, last = key.strip().split(".")
+        target = result
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[last] = parsed
+    return result
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings in which later layers win, key by key."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+            result[key] = merge(result[key], value) if both else value
+    return result
+
+
+def build_config(settings: Mapping[str, Any]) -> Config:
+    """The validated configuration.
+
+    Raises:
+        UsageError: an unknown key (with the nearest known one) or a value out of range, as one line.
+    """
+    try:
+        config = Config.model_validate(settings)
+        config.threat_model.parse()
+    except ValidationError as error:
+        raise UsageError(explain(error, Config)) from error
+    return config
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a pydantic error as one line that names the key and, for an unknown one, the nearest."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        hint = _nearest(path[-1], _keys(model, path[:-1]))
+        return f"unknown configuration key {key}" + (f". Hint: {hint}" if hint else "")
+    message = first["msg"].removeprefix("Value error, ")
+    return (
+        f"{key}: {message}, got {first['input']!r}"
+        if key and first["type"] != "value_error"
+        else f"{key}: {message}"
+    )
+
+
+def _keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        section = model.model_fields[part].annotation
+        assert isinstance(section, type)
+        model = section
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {matches[0]}?" if matches else f"known: {', '.join(known)}"
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML that `build_config` reads back to the same value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
