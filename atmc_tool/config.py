@@ -190,9 +190,7 @@ def parse_duration(text: str) -> float:
 def recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = resources.files("atmc_tool") / "recipes"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -208,9 +206,7 @@ def read_recipe(name: str) -> dict[str, Any]:
             got=repr(name),
             hint=_nearest(name, recipes()),
         )
-    return _parse_yaml(
-        (resources.files("atmc_tool") / "recipes" / f"{name}.yaml").read_text(), f"preset {name}"
-    )
+    return _parse_yaml((resources.files("atmc_tool") / "recipes" / f"{name}.yaml").read_text(), f"preset {name}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -299,9 +295,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"unknown configuration key {key}" + (f". Hint: {hint}" if hint else "")
     message = first["msg"].removeprefix("Value error, ")
     return (
-        f"{key}: {message}, got {first['input']!r}"
-        if key and first["type"] != "value_error"
-        else f"{key}: {message}"
+        f"{key}: {message}, got {first['input']!r}" if key and first["type"] != "value_error" else f"{key}: {message}"
     )
 
 
