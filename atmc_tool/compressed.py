@@ -110,18 +110,19 @@ class CompressedModel:
         return {**{name: weight.dense() for name, weight in self.weights.items()}, **self.rest}
 
 
-def quantize(weight_shape: tuple[int, int], dense: NDArray[np.float32], quantized: bool) -> SparseTensor:
+def sparsify(dense: NDArray[np.float32], *, quantized: bool) -> SparseTensor:
     """A SparseTensor of the nonzeros of `dense`, (m, n); `quantized` builds the codebook from its distinct values.
 
     Raises:
         ValueError: more than 256 distinct nonzero values where `quantized`.
     """
+    shape = (dense.shape[0], dense.shape[1])
     flat = np.ascontiguousarray(dense, np.float32).reshape(-1)
     positions = np.flatnonzero(flat)
     values = flat[positions]
     if not quantized or not len(values):
-        return SparseTensor(weight_shape, positions, values)
+        return SparseTensor(shape, positions, values)
     codebook, codes = np.unique(values, return_inverse=True)
     if len(codebook) > 256:
         raise ValueError(f"{len(codebook)} distinct values do not fit a codebook of 256")
-    return SparseTensor(weight_shape, positions, values, codes.astype(np.uint8), codebook)
+    return SparseTensor(shape, positions, values, codes.astype(np.uint8), codebook)

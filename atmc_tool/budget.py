@@ -1,0 +1,83 @@
+"""Budgets: which parameters are compressed, how many entries may be kept, and what is feasible."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from atmc_tool.compressed import CompressedWeight
+from atmc_tool.errors import AtmcError, InfeasibleBudgetError
+
+Measure = Callable[[Mapping[str, CompressedWeight]], int]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `kept` entries over all factors; where `limit` is given, a file of at most `limit` bytes as well.
+
+    With a limit, `measure` gives the bytes of the file that would hold the given weights, and the number of kept
+    entries follows from it.
+    """
+
+    kept: int
+    limit: int | None = None
+    measure: Measure | None = None
+
+
+def compressible(network: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
+    """Parameters that are compressed, by name, and the reason for each other one.
+
+    Compressed are all floating-point parameters of two dimensions or more: weights of convolutions, linear layers
+    and embeddings. Biases and batch norm are not (as in arXiv:1902.03538).
+    """
+    chosen: dict[str, nn.Parameter] = {}
+    left: dict[str, str] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.dim() < 2:
+            left[name] = "fewer than two dimensions (bias, normalisation)"
+        elif not parameter.is_floating_point():
+            left[name] = "not floating point"
+        else:
+            chosen[name] = parameter
+    if not chosen:
+        raise AtmcError("the network has no weight to compress", expected="a parameter of two dimensions or more")
+    return chosen, left
+
+
+def kept_for_share(keep: float, total: int, minimum: int) -> int:
+    """⌊keep · total⌋ entries.
+
+    Raises:
+        InfeasibleBudgetError: fewer than `minimum`.
+    """
+    kept = int(keep * total)
+    if kept < minimum:
+        raise InfeasibleBudgetError(
+            "the budget can't be met", expected=f"keep of at least {minimum / total:.2g}", got=keep
+        )
+    return kept
+
+
+def kept_for_bytes(size_of: Callable[[int], int], limit: int, minimum: int, total: int) -> int:
+    """A number of kept entries k in [minimum, total] with size_of(k) ≤ limit < size_of(k + 1), by bisection.
+
+    `size_of` should grow with k; small dents in it cost a few entries, never the limit.
+
+    Raises:
+        InfeasibleBudgetError: size_of(minimum) > limit; the message names it.
+    """
+    smallest = size_of(minimum)
+    if smallest > limit:
+        raise InfeasibleBudgetError(
+            "the budget can't be met", expected=f"at least {smallest} bytes", got=f"{limit} bytes"
+        )
+    if size_of(total) <= limit:
+        return total
+    fits, exceeds = minimum, total
+    while exceeds - fits > 1:
+        middle = (fits + exceeds) // 2
+        if size_of(middle) <= limit:
+            fits = middle
+        else:
+            exceeds = middle
+    return fits

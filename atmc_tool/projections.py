@@ -1,0 +1,43 @@
+"""Euclidean projections onto the sets that compression constrains weights to."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def top_k_masks(tensors: Sequence[Tensor], k: int) -> list[Tensor]:
+    """Masks of the k largest magnitudes over all tensors together; multiplying by them projects onto {‖θ‖₀ ≤ k}.
+
+    argmin_z Σ‖z − θ‖² subject to Σ‖z‖₀ ≤ k keeps the k largest |θ|. Exactly min(k, number of entries) entries are
+    True: of entries that tie at the threshold, the first ones in order of tensor and position are kept. Costs one
+    selection and one pass, O(n), no synchronisation. Source: arXiv:1902.03538, Algorithm 1, line 5.
+
+    Args:
+        tensors: any shapes, one device and dtype.
+        k: number of entries to keep, at least 0.
+    """
+    magnitudes = torch.cat([tensor.reshape(-1) for tensor in tensors]).abs_()
+    n = len(magnitudes)
+    if k >= n or k == 0:
+        kept = torch.full_like(magnitudes, k > 0, dtype=torch.bool)
+    else:
+        threshold = torch.kthvalue(magnitudes, n - k + 1).values
+        kept = magnitudes > threshold
+        ties = magnitudes == threshold
+        kept |= ties & (ties.cumsum(0) <= k - kept.sum())
+    return [
+        part.reshape(tensor.shape)
+        for part, tensor in zip(torch.split(kept, [tensor.numel() for tensor in tensors]), tensors, strict=True)
+    ]
+
+
+def cubic_budget(kept: int, total: int, progress: float) -> int:
+    """Entries to keep at `progress` in [0, 1] of the way from `total` (0) down to `kept` (1).
+
+    kept + (total − kept)·(1 − progress)³: fast while redundancy is high, slow at the end (Zhu & Gupta 2017,
+    arXiv:1710.01878, equation 1).
+    """
+    left = (1 - min(1.0, max(0.0, progress))) ** 3
+    return kept + round((total - kept) * left)

@@ -1,0 +1,53 @@
+"""A torch network under given dense weights, as attacks see it."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from atmc_tool.attacks.classifier import Loss
+
+
+class TorchClassifier:
+    """`network` run with `weights` in place of its own parameters, on images in [0, 1].
+
+    The weights are materialised by the caller, once; a whole attack then runs on plain tensors. Whether batch norm
+    and dropout run in training or evaluation mode is the network's own mode, set by the caller.
+    """
+
+    def __init__(
+        self, network: nn.Module, weights: Mapping[str, Tensor], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        self._network = network
+        self._weights = dict(weights)
+        like = next(iter(self._weights.values()))
+        self._mean = torch.tensor(list(mean), dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
+        self._std = torch.tensor(list(std), dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
+        self._normalizes = bool(any(mean)) or any(s != 1 for s in std)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W), float32 in [0, 1]; differentiable in images and weights."""
+        if self._normalizes:
+            images = (images - self._mean) / self._std
+        logits: Tensor = functional_call(self._network, self._weights, (images,))
+        return logits
+
+    def loss_gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+        """Gradient (N, C, H, W) with respect to the images of the loss summed over the batch; see `Classifier`."""
+        with torch.enable_grad():
+            leaf = images.detach().requires_grad_()
+            logits = self.logits(leaf)
+            if loss == "cross_entropy":
+                total = F.cross_entropy(logits, labels, reduction="sum")
+            else:
+                total = margin(logits, labels).sum()
+            return torch.autograd.grad(total, leaf)[0]
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """max over j ≠ y of z_j − z_y, (N,): positive exactly where the sample is misclassified."""
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - own[:, 0]
