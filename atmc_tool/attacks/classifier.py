@@ -1,6 +1,8 @@
-"""The one protocol that attacks see."""
+"""The one protocol that attacks see, and what it means that a classifier is right."""
 
 from typing import Any, Literal, Protocol
+
+from array_api_compat import array_namespace, device
 
 Loss = Literal["cross_entropy", "margin"]
 Array = Any  # a NumPy array or a torch tensor; attacks use the array API only
@@ -20,3 +22,17 @@ class Classifier(Protocol):
         margin = max over j ≠ y of z_j − z_y.
         """
         ...
+
+
+def correct(logits: Array, labels: Array) -> Array:
+    """bool (N,): the largest logit, the first of equals, is the label's; never where a logit is not finite."""
+    xp = array_namespace(logits)
+    return (xp.argmax(logits, axis=1) == labels) & xp.all(xp.isfinite(logits), axis=1)
+
+
+def margin(logits: Array, labels: Array) -> Array:
+    """max over j ≠ y of z_j − z_y, (N,): positive where the sample is misclassified."""
+    xp = array_namespace(logits)
+    own = labels[:, None] == xp.arange(logits.shape[1], device=device(logits))
+    others = xp.max(xp.where(own, -xp.inf, logits), axis=1)
+    return others - xp.sum(xp.where(own, logits, 0.0), axis=1)
