@@ -13,7 +13,8 @@ HALVED_AT = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 
 def square_share(query: int, queries: int) -> float:
     """Share of the pixels in the square of query number `query` of `queries` (section 4 of the paper)."""
-    return INITIAL_SHARE / 2 ** sum(query * 10_000 > limit * queries for limit in HALVED_AT)
+    halvings = sum(query * 10_000 > limit * queries for limit in HALVED_AT)
+    return float(INITIAL_SHARE * 0.5**halvings)
 
 
 def square(

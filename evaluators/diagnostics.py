@@ -1,0 +1,119 @@
+"""Whether a measured robustness can be believed: the attack's images, its strength, and masked gradients.
+
+Sources: Carlini et al. 2019 (arXiv:1902.06705), Athalye et al. 2018 (arXiv:1802.00420).
+"""
+
+import numpy as np
+
+from atmc_tool.attacks.classifier import Classifier, Loss, correct, margin
+from atmc_tool.attacks.worst_case import ROUNDING, worst_case
+from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, Labels, batched_logits
+from evaluators.gate import Check
+from evaluators.robustness import AttackSettings, Robustness
+from evaluators.statistics import Proportion
+
+LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")
+GRADIENT_SAMPLES = 512
+ZERO_GRADIENTS = 0.01  # share of samples that may have a zero or NaN gradient
+LARGE_EPS = 0.5
+LARGE_EPS_SAMPLES = 128
+STRONGER = (2, 0.002)  # samples, and share of them, by which a black-box attack may beat the white-box one
+
+
+def check_threat_model(images: Floats, measured: Robustness, eps: float) -> Check:
+    """Every scored adversarial image is in the ball and the box and has no NaN."""
+    if not measured.attacks:
+        return Check("perturbations", None, "no attack ran")
+    evidence = {a.name: {"violations": a.violations, "largest": a.largest} for a in measured.attacks}
+    outside = sum(attack.violations for attack in measured.attacks)
+    if outside:
+        return Check("perturbations", False, f"{outside} adversarial images break the threat model", evidence)
+    largest = max(attack.largest for attack in measured.attacks)
+    reason = f"all within eps {eps:g} + {ROUNDING:g} and [0, 1], the largest {largest:.6f}; {len(images)} images"
+    return Check("perturbations", True, reason, evidence)
+
+
+def check_recomputed(fresh: Classifier, labels: Labels, measured: Robustness, batch_size: int) -> Check:
+    """A fresh classifier gives the same verdict on every stored adversarial image."""
+    if measured.adversarial is None or measured.robust is None:
+        return Check("recomputed", None, "no white-box attack ran")
+    logits = batched_logits(fresh, measured.adversarial, batch_size)
+    robust = correct(logits, labels)
+    differing = robust != measured.robust
+    # An image on the boundary itself may fall to either side with the order of summation.
+    tolerance = NUMERICAL_TOLERANCE * max(1.0, float(np.abs(logits).max()))
+    decided = differing & ~(np.abs(margin(logits, labels)) <= tolerance)
+    evidence = {
+        "accuracy": float(robust.mean()),
+        "differing": int(differing.sum()),
+        "differing_off_the_boundary": int(decided.sum()),
+    }
+    if decided.any():
+        return Check("recomputed", False, f"{int(decided.sum())} of {len(labels)} samples differ", evidence)
+    return Check("recomputed", True, f"accuracy {robust.mean():.4f} on the stored adversarial images", evidence)
+
+
+def check_white_box_strongest(measured: Robustness) -> Check:
+    """The white-box attack is at least as strong as the black-box one on the same samples."""
+    square = measured.black_box
+    if square is None or not measured.white_box:
+        missing = "black-box" if square is None else "white-box"
+        return Check("white-box-strongest", None, f"no {missing} attack ran")
+    n = len(square.robust)
+    white = int(np.logical_and.reduce([attack.robust[:n] for attack in measured.white_box]).sum())
+    black = int(square.robust.sum())
+    evidence = {"n": n, "white_box": white / n, "square": black / n}
+    stronger = white - black > max(STRONGER[0], STRONGER[1] * n)
+    reason = f"accuracy under PGD {white / n:.4f}, under Square {black / n:.4f} (n {n})"
+    return Check("white-box-strongest", not stronger, reason + (": masking suspected" if stronger else ""), evidence)
+
+
+def check_gradients(classifier: Classifier, images: Floats, labels: Labels, batch_size: int) -> Check:
+    """At most 1 % of the clean images have a gradient that is zero everywhere, or not finite, for either loss."""
+    images, labels = images[:GRADIENT_SAMPLES], labels[:GRADIENT_SAMPLES]
+    shares: dict[str, float] = {}
+    for loss in LOSSES:
+        useless = 0
+        for first in range(0, len(images), batch_size):
+            batch = slice(first, first + batch_size)
+            gradient = np.asarray(classifier.loss_gradient(images[batch], labels[batch], loss)).reshape(
+                len(images[batch]), -1
+            )
+            useless += int(np.count_nonzero(~gradient.any(1) | ~np.isfinite(gradient).all(1)))
+        shares[loss] = useless / len(images)
+    text = ", ".join(f"{share:.1%} for {loss.replace('_', '-')}" for loss, share in shares.items())
+    passed = max(shares.values()) <= ZERO_GRADIENTS
+    reason = f"zero or NaN input gradients: {text} (n {len(images)})" + ("" if passed else ": masking suspected")
+    return Check("gradients", passed, reason, {"n": len(images), "shares": shares})
+
+
+def check_large_eps(
+    classifier: Classifier, images: Floats, labels: Labels, eps: float, settings: AttackSettings
+) -> Check:
+    """Under PGD at eps ≥ 0.5, which allows any image to become plain grey, accuracy is not above chance.
+
+    The attack starts at the images: where gradients are masked it can't move, and a random start would hide that.
+    """
+    images, labels = images[:LARGE_EPS_SAMPLES], labels[:LARGE_EPS_SAMPLES]
+    eps = max(LARGE_EPS, eps)
+    result = worst_case(
+        classifier,
+        images,
+        labels,
+        eps,
+        steps=settings.steps,
+        losses=LOSSES,
+        random_start=False,
+        batch_size=settings.batch_size,
+    )
+    measured = Proportion(int(result.robust.sum()), len(labels))
+    bound = measured.clopper_pearson.low
+    classes = np.asarray(classifier.logits(images[:1])).shape[1]
+    chance = max(1 / classes, float(np.bincount(labels).max() / len(labels)))
+    reason = (
+        f"accuracy {measured.value:.4f} at eps {eps:g} (n {measured.n}), lower 95 % bound {bound:.4f}, "
+        f"chance {chance:.4f}"
+    )
+    passed = bound <= chance
+    evidence = {"eps": eps, "steps": settings.steps, "chance": chance, **measured.to_json()}
+    return Check("large-eps", passed, reason + ("" if passed else ": masking suspected"), evidence)

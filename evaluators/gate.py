@@ -1,0 +1,132 @@
+"""From measurements to a verdict: checks, each with its reason, and the rule that joins them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeGuard
+
+from atmc_tool.errors import AtmcError
+from atmc_tool.threat_model import parse_threat_model
+from evaluators.statistics import Proportion
+
+RELEASE_SAMPLES = 512  # below, the interval is wider than ± 4.4 points
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition. `passed` is None where it could not be applied; `reason` is one line that says why."""
+
+    name: str
+    passed: bool | None
+    reason: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Literal["passed", "failed", "not applied"]:
+        """`passed` in words."""
+        return "not applied" if self.passed is None else "passed" if self.passed else "failed"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {"name": self.name, "status": self.status, "reason": self.reason, "evidence": dict(self.evidence)}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All checks, and whether the artefact may be released. A `smoke` verdict rests on too few samples for that."""
+
+    passed: bool
+    grade: Literal["smoke", "release"]
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.passed is False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {"passed": self.passed, "grade": self.grade, "checks": [check.to_json() for check in self.checks]}
+
+
+def judge(checks: Sequence[Check], n: int) -> Verdict:
+    """Passed where at least one check was applied and none failed; `n` samples were measured.
+
+    Raises:
+        ValueError: two checks of one name.
+    """
+    names = [check.name for check in checks]
+    if len(set(names)) != len(names):
+        raise ValueError(f"names of checks are not unique: {names}")
+    applied = [check.passed for check in checks if check.passed is not None]
+    return Verdict(bool(applied) and all(applied), "release" if n >= RELEASE_SAMPLES else "smoke", tuple(checks))
+
+
+def at_least(name: str, measured: Proportion | None, threshold: float | None, missing: str = "") -> Check:
+    """The lower end of the exact 95 % interval reaches the threshold; fails, saying `missing`, without measurement."""
+    if threshold is None:
+        return Check(name, None, "no threshold is set")
+    if measured is None:
+        return Check(name, False, f"not measured: {missing}", {"threshold": threshold})
+    bound = measured.clopper_pearson.low
+    reason = (
+        f"measured {measured.value:.4f} (n {measured.n}), lower 95 % bound {bound:.4f}, required at least {threshold:g}"
+    )
+    return Check(name, bound >= threshold, reason, {**measured.to_json(), "bound": bound, "threshold": threshold})
+
+
+def small_enough(name: str, size: int | None, limit: int | None) -> Check:
+    """`size` bytes are at most `limit`."""
+    if limit is None:
+        return Check(name, None, "no limit is set")
+    if size is None:
+        return Check(name, False, "the size of the file is not known", {"limit": limit})
+    return Check(name, size <= limit, f"{size} bytes, allowed at most {limit}", {"bytes": size, "limit": limit})
+
+
+def drop(
+    name: str,
+    measured: Proportion | None,
+    conditions: Mapping[str, Any],
+    recorded: Mapping[str, Any] | None,
+    key: str,
+    max_drop: float,
+    required: bool,
+) -> Check:
+    """The recorded accuracy minus the measured one, on the same images, is at most `max_drop`.
+
+    conditions: how it was measured; `recorded` must have been measured in the same way: equal values, where the
+                number of steps and restarts may also be larger now than then (the attack is then stronger)
+    key:        name of the accuracy in `recorded`
+    required:   where the numbers can't be compared the check fails; otherwise it is not applied
+    """
+    unusable = False if required else None
+    if measured is None:
+        return Check(name, unusable, "not measured")
+    before = None if recorded is None else recorded.get(key)
+    if recorded is None or not _is_probability(before):
+        return Check(name, unusable, f"no {key} is recorded at compression")
+    differing = [name for name, value in conditions.items() if not _comparable(name, recorded.get(name), value)]
+    if differing:
+        then = ", ".join(f"{name} {recorded.get(name, 'unknown')}" for name in differing)
+        now = ", ".join(f"{name} {conditions[name]}" for name in differing)
+        return Check(name, unusable, f"not comparable: recorded at {then}; measured at {now}")
+    fall = before - measured.value
+    reason = f"recorded {before:.4f}, measured {measured.value:.4f}, drop {fall:.4f}, allowed at most {max_drop:g}"
+    evidence = {"recorded": before, "measured": measured.value, "drop": fall, "allowed": max_drop}
+    return Check(name, fall <= max_drop + 1e-12, reason, evidence)  # 0.92 − 0.90 is not 0.02 in binary
+
+
+def _is_probability(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _comparable(name: str, then: Any, now: Any) -> bool:
+    if name in ("steps", "restarts"):
+        return isinstance(then, int) and now >= then
+    if name == "eps":
+        try:
+            return math.isclose(parse_threat_model(str(then)).eps, parse_threat_model(now).eps)
+        except AtmcError:
+            return False
+    return bool(then == now)

@@ -1,0 +1,91 @@
+"""Exact intervals and tests for counts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided interval for a probability, 0 ≤ low ≤ high ≤ 1."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """`successes` of `n` samples, n ≥ 1."""
+
+    successes: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """The point estimate."""
+        return self.successes / self.n
+
+    @property
+    def clopper_pearson(self) -> Interval:
+        """The exact 95 % interval; the gate uses its lower end."""
+        return clopper_pearson(self.successes, self.n)
+
+    @property
+    def wilson(self) -> Interval:
+        """The 95 % score interval, closer to its nominal coverage on average."""
+        return wilson(self.successes, self.n)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        exact, score = self.clopper_pearson, self.wilson
+        return {
+            "accuracy": self.value,
+            "correct": self.successes,
+            "n": self.n,
+            "clopper_pearson_95": [exact.low, exact.high],
+            "wilson_95": [score.low, score.high],
+        }
+
+
+def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """The exact two-sided interval (Clopper & Pearson 1934): each tail has probability at most (1 − confidence)/2.
+
+    Its low end solves P(X ≥ successes) = (1 − confidence)/2 and its high end P(X ≤ successes) = (1 − confidence)/2;
+    0 and 1 where there is no solution.
+    """
+    _check(successes, n)
+    tail = (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes > 0 else 0.0
+    high = float(stats.beta.isf(tail, successes + 1, n - successes)) if successes < n else 1.0
+    return Interval(low, high)
+
+
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """The score interval (Wilson 1927): all p with |successes/n − p| ≤ z·√(p(1 − p)/n)."""
+    _check(successes, n)
+    z = float(stats.norm.isf((1 - confidence) / 2))
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Interval(low, high)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided p-value that two classifiers are equally often right on the same samples (McNemar 1947, exact).
+
+    only_first, only_second: samples that only the first, only the second classifies correctly. 1 where both are 0.
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError(f"counts must not be negative, got {only_first} and {only_second}")
+    discordant = only_first + only_second
+    return min(1.0, 2 * float(stats.binom.cdf(min(only_first, only_second), discordant, 0.5)))
+
+
+def _check(successes: int, n: int) -> None:
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"expected 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
