@@ -1,6 +1,7 @@
 """Euclidean projections onto the sets that compression constrains weights to."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,29 @@ def top_k_masks(tensors: Sequence[Tensor], k: int) -> list[Tensor]:
         part.reshape(tensor.shape)
         for part, tensor in zip(torch.split(kept, [tensor.numel() for tensor in tensors]), tensors, strict=True)
     ]
+
+
+class _StraightThroughMask(torch.autograd.Function):
+    @staticmethod
+    def forward(tensor: Tensor, mask: Tensor) -> Tensor:
+        return tensor * mask
+
+    @staticmethod
+    def setup_context(_ctx: Any, _inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def straight_through_mask(tensor: Tensor, mask: Tensor) -> Tensor:
+    """`tensor · mask` whose gradient goes to every entry as if there were no mask, so that pruned entries can return.
+
+    Lin et al. 2020 (arXiv:2006.07253), equation 1.
+    """
+    result: Tensor = _StraightThroughMask.apply(tensor, mask)
+    return result
 
 
 def cubic_budget(kept: int, total: int, progress: float) -> int:

@@ -1,0 +1,57 @@
+"""Checkpoints of a run: whole or absent, with a digest, read without executing code."""
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atmc_tool.errors import InputError
+from atmc_tool.files import read_bytes, sha256, write_atomic
+
+MAX_CHECKPOINT_BYTES = 64 << 30
+KEPT_CHECKPOINTS = 2
+_NAME = re.compile(r"step-(\d+)\.ckpt")
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write `folder/step-<step>.ckpt` (64 hexadecimal digits of SHA-256, then torch's format); keep the last two.
+
+    Raises:
+        AtmcError: the file could not be written; older checkpoints are untouched.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    write_atomic(folder / f"step-{step}.ckpt", sha256(content).encode() + content)
+    for old in _checkpoints(folder)[KEPT_CHECKPOINTS:]:
+        old.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, or None where there is none.
+
+    Raises:
+        InputError: there are checkpoints and none is whole.
+    """
+    files = _checkpoints(folder)
+    for path in files:
+        content = read_bytes(path, MAX_CHECKPOINT_BYTES)
+        if sha256(content[64:]).encode() != content[:64]:
+            continue
+        try:
+            state: dict[str, Any] = torch.load(io.BytesIO(content[64:]), map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError):
+            continue
+        return state
+    if files:
+        raise InputError(f"no checkpoint in {folder} is whole", hint="start again with --overwrite")
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint files, newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("step-*.ckpt") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]

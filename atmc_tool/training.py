@@ -1,0 +1,314 @@
+"""The training loop: data, attack, objective, optimiser, the method's hooks, metrics and checkpoints.
+
+Every random choice of a step is drawn from a generator seeded by (seed, step), and the order of an epoch from (seed,
+epoch), so a resumed run goes on to the same bits as one that was never interrupted, on the same machine.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from atmc_tool.attacks.pgd import pgd
+from atmc_tool.checkpoint import load_checkpoint, save_checkpoint
+from atmc_tool.config import AttackConfig, ScheduleConfig
+from atmc_tool.data import DataSet
+from atmc_tool.data.loader import augment, batches, device_images
+from atmc_tool.errors import AtmcError, InputError, InterruptedRunError, MissingEnvironmentError
+from atmc_tool.methods.method import Method
+from atmc_tool.objectives import mixed
+from atmc_tool.threat_model import ThreatModel
+from atmc_tool.torch_classifier import TorchClassifier
+
+VALIDATION_IMAGES = 500
+VALIDATION_STEPS = 10
+MEASURE_SHARE = 0.85  # of a time limit is for training; the rest is for the measurements after it
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress: a step or an epoch is done. `seconds` since the start of the run, over all its resumptions."""
+
+    kind: Literal["step", "epoch"]
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained on what, against whom. `threat_model` None: natural training."""
+
+    network: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    data: DataSet
+    threat_model: ThreatModel | None
+    attack: AttackConfig
+    seed: int
+
+
+def select_device(text: str) -> torch.device:
+    """`auto` (CUDA where it is there), `cpu`, `cuda` or `cuda:0`.
+
+    Raises:
+        MissingEnvironmentError: not a device, or not there.
+    """
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise MissingEnvironmentError("unknown device", expected="auto, cpu or cuda:0", got=repr(text)) from error
+    count = torch.cuda.device_count()
+    if device.type not in ("cpu", "cuda"):
+        raise MissingEnvironmentError("unknown device", expected="auto, cpu or cuda:0", got=repr(text))
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise MissingEnvironmentError(
+            f"device {text} is not there", expected=f"one of {count} CUDA devices" if count else "a CUDA device",
+            got="none" if not count else text, hint="use --device auto, or run atmc-tool doctor",
+        )  # fmt: skip
+    return device
+
+
+def planned_steps(schedule: ScheduleConfig, n_images: int) -> tuple[int, int]:
+    """(steps of an epoch, steps of the whole schedule)."""
+    per_epoch = max(1, n_images // schedule.batch_size)
+    steps = schedule.epochs * per_epoch if schedule.epochs else max(10 * per_epoch, 1000)
+    return per_epoch, min(steps, schedule.max_steps or steps)
+
+
+def train(
+    setup: Setup,
+    method: Method,
+    schedule: ScheduleConfig,
+    folder: Path,
+    *,
+    digest: str,
+    select: bool,
+    resume: bool,
+    report: Callable[[Event], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Run `method` through `schedule`; afterwards `method` and `setup.network` hold what is to be shipped.
+
+    Checkpoints go to `folder/checkpoints`, a line of metrics per epoch to `folder/metrics.jsonl`. A step costs
+    attack.steps × (forward + input gradient) + 2 forwards and backwards, and one materialisation of the weights.
+
+    Args:
+        digest: of everything that must be equal for a checkpoint to be resumed.
+        select: ship the epoch with the best validation accuracy (robust, or clean in natural training) instead of
+            the last one.
+        stop: asked after every step; True saves a checkpoint and raises.
+
+    Raises:
+        InterruptedRunError: `stop` said so; the state is saved.
+        InputError: there is no checkpoint to resume, or it is of another configuration.
+        AtmcError: the loss is no longer finite.
+    """
+    _Loop(setup, method, schedule, folder, digest, select, report, stop).run(resume=resume)
+
+
+class _Loop:
+    """The state of one run of `train`."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        method: Method,
+        schedule: ScheduleConfig,
+        folder: Path,
+        digest: str,
+        select: bool,
+        report: Callable[[Event], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        self.setup, self.method, self.schedule, self.folder = setup, method, schedule, folder
+        self.digest, self.select, self.report, self.stop = digest, select, report, stop
+        self.images, self.labels = device_images(setup.data.train, setup.device)
+        validation = setup.data.validation.take(slice(VALIDATION_IMAGES))
+        self.validation = device_images(validation, setup.device)
+        self.per_epoch, self.steps = planned_steps(schedule, len(self.images))
+        self.optimizer = torch.optim.SGD(
+            method.parameters(), lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+        )
+        self.step, self.seconds = 0, 0.0
+        self.loss_sum = torch.zeros((), device=setup.device)
+        self.best: dict[str, Any] | None = None
+
+    def run(self, *, resume: bool) -> None:
+        if resume:
+            self._load()
+        started = time.monotonic() - self.seconds
+        while not self._done():
+            epoch, first = divmod(self.step, self.per_epoch)
+            feed = batches(
+                self.images, self.labels, self.schedule.batch_size, epoch=epoch, seed=self.setup.seed, start_batch=first
+            )
+            for images, labels in feed:
+                self._train_step(images, labels)
+                self.seconds = time.monotonic() - started
+                ends_epoch = self.step % self.per_epoch == 0 or self._done()
+                if ends_epoch:
+                    self._end_epoch(epoch)
+                    self.seconds = time.monotonic() - started
+                if ends_epoch or self.step % self.schedule.checkpoint_steps == 0:
+                    self._save()
+                self._report("step", {})
+                if self.stop():
+                    self._save()
+                    raise InterruptedRunError("interrupted", hint="the state is saved; go on with --resume")
+                if ends_epoch:
+                    break
+        self._finish()
+
+    def progress(self) -> float:
+        """Share of the schedule that is done, by steps or by time, whichever is further."""
+        done = self.step / self.steps
+        if self.schedule.time_limit is not None:
+            done = max(done, self.seconds / (self.schedule.time_limit * MEASURE_SHARE))
+        return min(1.0, done)
+
+    def _done(self) -> bool:
+        return self.progress() >= 1
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> None:
+        setup, schedule, method, progress = self.setup, self.schedule, self.method, self.progress()
+        torch.manual_seed(setup.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = method.learning_rate(progress)
+        images = augment(images, setup.data.augmentation, None)
+        weights = method.weights(progress)
+        adversarial = None
+        if setup.threat_model is not None and schedule.clean_weight < 1:
+            eps = setup.threat_model.eps * min(1.0, progress / schedule.eps_warmup if schedule.eps_warmup else 1.0)
+            adversarial = self._attack(weights, images, labels, eps, setup.attack.steps, setup.attack.step_size)
+        setup.network.train()
+        classifier = TorchClassifier(setup.network, weights, setup.mean, setup.std)
+        loss = mixed(classifier, images, adversarial, labels, schedule.clean_weight)
+        penalty = method.penalty(progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        self.optimizer.step()
+        self.step += 1
+        method.after_step(progress, self.step)
+        self.loss_sum += loss.detach()
+
+    def _attack(
+        self,
+        weights: Mapping[str, Tensor],
+        images: Tensor,
+        labels: Tensor,
+        eps: float,
+        steps: int,
+        step_size: float | None,
+    ) -> Tensor:
+        """PGD from a random start on frozen weights; batch norm and dropout in evaluation mode."""
+        self.setup.network.eval()
+        frozen = {name: weight.detach() for name, weight in weights.items()}
+        classifier = TorchClassifier(self.setup.network, frozen, self.setup.mean, self.setup.std)
+        noise = torch.empty_like(images).uniform_(-1, 1)
+        size = 2.5 * eps / steps if step_size is None else step_size
+        adversarial: Tensor = pgd(classifier, images, labels, eps, steps=steps, step_size=size, noise=noise)
+        return adversarial
+
+    def _end_epoch(self, epoch: int) -> None:
+        steps = (self.step - 1) % self.per_epoch + 1
+        metrics = {"loss": float(self.loss_sum) / steps, **self._validate(), **self.method.metrics()}
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        self.loss_sum.zero_()
+        if not torch.isfinite(torch.tensor(metrics["loss"])):
+            raise AtmcError(
+                f"training diverged in epoch {epoch + 1}: the loss is {metrics['loss']}",
+                hint="lower the learning rate (--set train.lr= or compress.lr=) or raise eps_warmup",
+            )
+        score = metrics.get("validation_robust", metrics["validation_clean"])
+        if self.select and (self.best is None or score >= self.best["score"]):
+            shipped = {**self.setup.network.state_dict(), **self.method.shipped(self.progress())}
+            self.best = {"score": score, "state": {name: t.detach().clone() for name, t in shipped.items()}}
+        line = {"epoch": epoch + 1, "step": self.step, "seconds": round(self.seconds, 3), **metrics}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self._report("epoch", metrics)
+
+    def _validate(self) -> dict[str, float]:
+        """Clean and PGD accuracy on the validation part of what would be shipped now; no gradients, no statistics."""
+        setup, (images, labels) = self.setup, self.validation
+        setup.network.eval()
+        weights = self.method.shipped(self.progress())
+        classifier = TorchClassifier(setup.network, weights, setup.mean, setup.std)
+        correct = {"validation_clean": 0, **({"validation_robust": 0} if setup.threat_model else {})}
+        torch.manual_seed(setup.seed)
+        for part, answers in zip(
+            images.split(self.schedule.batch_size), labels.split(self.schedule.batch_size), strict=True
+        ):
+            clean = part.float() / 255
+            fed = {"validation_clean": clean}
+            if setup.threat_model is not None:
+                fed["validation_robust"] = self._attack(
+                    weights, clean, answers, setup.threat_model.eps, VALIDATION_STEPS, None
+                )
+            with torch.no_grad():
+                for name, batch in fed.items():
+                    correct[name] += int((classifier.logits(batch).argmax(1) == answers).sum())
+        return {name: count / len(labels) for name, count in correct.items()}
+
+    def _finish(self) -> None:
+        if self.best is not None:
+            self.setup.network.load_state_dict(self.best["state"])
+        else:
+            self.method.finish()
+        self.setup.network.eval()
+
+    def _report(self, kind: Literal["step", "epoch"], metrics: Mapping[str, float]) -> None:
+        epochs = -(-self.steps // self.per_epoch)
+        epoch = -(-self.step // self.per_epoch)
+        self.report(Event(kind, self.step, self.steps, epoch, epochs, self.seconds, metrics))
+
+    def _save(self) -> None:
+        state = {
+            "digest": self.digest,
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum,
+            "network": self.setup.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state(),
+            "best": self.best,
+        }
+        save_checkpoint(self.folder / "checkpoints", self.step, state)
+
+    def _load(self) -> None:
+        folder = self.folder / "checkpoints"
+        state = load_checkpoint(folder, self.setup.device)
+        if state is None:
+            raise InputError(f"nothing to resume in {self.folder}", expected="a checkpoint", hint="leave --resume out")
+        if state["digest"] != self.digest:
+            raise InputError(
+                f"the checkpoint in {folder} is of another configuration, model or data set",
+                hint="resume with the options of the first call, or start again with --overwrite",
+            )
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.loss_sum.copy_(state["loss_sum"])
+        self.setup.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state(state["method"])
+        self._trim_metrics()
+
+    def _trim_metrics(self) -> None:
+        """Drop the lines of epochs that a killed run wrote after its last checkpoint."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+            path.write_text("".join(line + "\n" for line in kept))

@@ -1,0 +1,99 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+
+from atmc_tool.codebooks import lloyd, quantize
+
+values_strategy = st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=60)
+
+
+def error(values: torch.Tensor, centres: torch.Tensor) -> float:
+    return float((values.double()[:, None] - centres[None]).square().min(1).values.sum())
+
+
+def best_error(values: np.ndarray, size: int) -> float:
+    """The least error of any partition of the sorted values into at most `size` intervals, by trying all of them."""
+    ordered = np.sort(values.astype(np.float64))
+    cost = {
+        (i, j): float(((ordered[i:j] - ordered[i:j].mean()) ** 2).sum())
+        for i, j in itertools.combinations(range(len(ordered) + 1), 2)
+    }
+    best = [0.0] + [cost[0, j] for j in range(1, len(ordered) + 1)]
+    for _ in range(size - 1):
+        best = [0.0] + [
+            min([best[j], *(best[i] + cost[i, j] for i in range(1, j))]) for j in range(1, len(ordered) + 1)
+        ]
+    return best[-1]
+
+
+@given(values_strategy, st.integers(1, 8))
+def test_never_worse_than_the_quantile_start(values: list[float], size: int) -> None:
+    tensor = torch.tensor(values)
+    start = lloyd(tensor, size, iterations=0)
+    assert error(tensor, lloyd(tensor, size)) <= error(tensor, start) * (1 + 1e-9) + 1e-12
+
+
+@given(values_strategy, st.integers(1, 8))
+def test_every_centre_is_the_mean_of_its_cell(values: list[float], size: int) -> None:
+    tensor = torch.tensor(values).double()
+    centres = lloyd(tensor, size)
+    nearest = (tensor[:, None] - centres[None]).abs().argmin(1)
+    converged = lloyd(tensor, size, centres, iterations=1)
+    for j in range(size):
+        cell = tensor[nearest == j]
+        if len(cell) and (centres == centres[j]).sum() == 1:
+            assert float(cell.mean()) == pytest.approx(float(centres[j]), abs=1e-9)
+    torch.testing.assert_close(converged, centres)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.integers(2, 4))
+def test_near_the_optimum_on_small_gaussian_samples(seed: int, size: int) -> None:
+    values = np.random.default_rng(seed).standard_normal(40).astype(np.float32)
+    ours, best = error(torch.tensor(values), lloyd(torch.tensor(values), size)), best_error(values, size)
+    assert best * (1 - 1e-6) <= ours <= best * 1.8  # Lloyd stops in a local optimum; the bound is of quantile starts
+
+
+def test_agrees_with_scikit_learn_from_the_same_start() -> None:
+    values = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
+    start = lloyd(torch.tensor(values), 16, iterations=0)
+    reference = KMeans(16, init=start.numpy()[:, None], n_init=1, tol=0, max_iter=MAX, algorithm="lloyd")
+    reference.fit(values[:, None].astype(np.float64))
+    ours = lloyd(torch.tensor(values), 16, iterations=MAX)
+    np.testing.assert_allclose(ours.numpy(), np.sort(reference.cluster_centers_[:, 0]), atol=1e-6)
+
+
+MAX = 1000
+
+
+def test_warm_start_goes_on() -> None:
+    values = torch.randn(2000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        lloyd(values, 8, lloyd(values, 8, iterations=3), iterations=4), lloyd(values, 8, iterations=7)
+    )
+
+
+@given(values_strategy, st.integers(1, 4), st.integers(0, 1000))
+def test_quantize_gives_the_nearest_of_few_values_and_keeps_zeros(values: list[float], bits: int, seed: int) -> None:
+    tensor = torch.tensor(values)
+    mask = torch.rand(len(values), generator=torch.Generator().manual_seed(seed)) < 0.6
+    result, centres = quantize(tensor, mask, bits)
+    assert torch.equal(result[~mask], torch.zeros(int((~mask).sum())))
+    assert len(result[mask].unique()) <= 2**bits
+    if centres is None:
+        assert torch.equal(result[mask], tensor[mask])
+    else:
+        kept = tensor[mask].double()
+        nearest = (kept[:, None] - centres[None]).abs().min(1).values
+        torch.testing.assert_close((result[mask].double() - kept).abs(), nearest, atol=1e-5, rtol=0)
+
+
+def test_quantize_with_no_entry() -> None:
+    result, centres = quantize(torch.ones(3), torch.zeros(3, dtype=torch.bool), 4)
+    assert centres is None
+    assert not result.any()
