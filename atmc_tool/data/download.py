@@ -1,0 +1,63 @@
+"""The one place that uses the network: MNIST and Fashion-MNIST, checked against known SHA-256 sums."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from atmc_tool.errors import InputError
+
+URLS = {
+    "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "fashion-mnist": "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+}
+SHA256 = {
+    "mnist": {
+        "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    },
+    "fashion-mnist": {
+        "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
+}
+TIMEOUT = (4, 20)
+"""Seconds to connect, and between two pieces of an answer: a machine without a network says so soon."""
+
+
+def fetch(name: str, files: Sequence[str], *, wanted: Path | None, url: str | None = None) -> Path:
+    """The user's cache folder that holds `files` of data set `name`, downloaded where they were not there yet.
+
+    wanted: the folder the user named, for the message; url: another mirror than the official one
+
+    Raises:
+        InputError: not to be had, or not the expected content (which is then not kept).
+    """
+    import pooch  # late: only where a download is needed
+
+    pooch.get_logger().setLevel("ERROR")
+    folder = Path(pooch.os_cache("atmc-tool")) / name
+    try:
+        for file in files:
+            pooch.retrieve(
+                (url or URLS[name]) + file,
+                known_hash=f"sha256:{SHA256[name][file]}",
+                fname=file,
+                path=folder,
+                downloader=pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16),
+            )
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: another checksum
+        place = f"{wanted}/{name}" if wanted else f"DIR/{name} and name DIR by --data-dir or ATMC_DATA_DIR"
+        raise InputError(
+            f"{name} is not on this machine and can't be downloaded ({_reason(error)})",
+            hint=f"put {', '.join(files)} (.gz or not) into {place}",
+        ) from error
+    return folder
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValueError) and "hash" in str(error):
+        return "what came has another checksum"
+    return type(error).__name__
