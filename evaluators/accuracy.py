@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,9 @@ NUMERICAL_TOLERANCE = 1e-3
 SINGLE_IMAGES = 8
 
 
-def images_digest(images: NDArray[np.uint8], labels: Labels) -> str:
+def images_digest(images: NDArray[Any], labels: Labels) -> str:
     """SHA-256 of the pixels and labels, in order: two measurements with the same digest used the same images."""
-    digest = hashlib.sha256(repr(images.shape).encode())
+    digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
     digest.update(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels, np.dtype("<i8")).data)
     return digest.hexdigest()
@@ -46,7 +47,7 @@ def accuracy(logits: NDArray[np.float32], labels: Labels) -> Proportion:
 
 def check_logits(logits: NDArray[np.float32], n: int) -> Check:
     """Outputs are (n, classes ≥ 2), finite, and no probabilities, whose gradients vanish where the model is sure."""
-    evidence = {"shape": list(logits.shape), "dtype": str(logits.dtype)}
+    evidence: dict[str, Any] = {"shape": list(logits.shape), "dtype": str(logits.dtype)}
     if logits.ndim != 2 or len(logits) != n or logits.shape[1] < 2:
         return Check("logits", False, f"expected outputs of shape ({n}, classes ≥ 2), got {logits.shape}", evidence)
     bad = int(np.count_nonzero(~np.isfinite(logits).all(1)))
@@ -67,7 +68,7 @@ def check_determinism(classifier: Classifier, images: Floats) -> Check:
     batching = float(np.abs(alone - batch[: len(alone)]).max())
     scale = max(1.0, float(np.abs(batch).max()))
     evidence = {"images": len(images), "repeated": repeated, "batching": batching, "largest_logit": scale}
-    if not repeated == 0:
+    if repeated != 0:
         return Check("determinism", False, f"repeated runs differ by {repeated:.3g}: is there noise inside?", evidence)
     if not batching <= NUMERICAL_TOLERANCE * scale:
         reason = f"logits change by {batching:.3g} with the batch size: is a batch norm in training mode?"

@@ -20,6 +20,15 @@ LARGE_EPS_SAMPLES = 128
 STRONGER = (2, 0.002)  # samples, and share of them, by which a black-box attack may beat the white-box one
 
 
+def check_white_box(measured: Robustness) -> Check:
+    """The classifier could be attacked by its own gradient."""
+    if not measured.white_box:
+        return Check("white-box", False, f"no white-box attack: {measured.no_gradient}")
+    accuracies = {attack.name: attack.accuracy.value for attack in measured.white_box}
+    text = ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
+    return Check("white-box", True, f"accuracy under {text}", accuracies)
+
+
 def check_threat_model(images: Floats, measured: Robustness, eps: float) -> Check:
     """Every scored adversarial image is in the ball and the box and has no NaN."""
     if not measured.attacks:
@@ -76,10 +85,9 @@ def check_gradients(classifier: Classifier, images: Floats, labels: Labels, batc
         useless = 0
         for first in range(0, len(images), batch_size):
             batch = slice(first, first + batch_size)
-            gradient = np.asarray(classifier.loss_gradient(images[batch], labels[batch], loss)).reshape(
-                len(images[batch]), -1
-            )
-            useless += int(np.count_nonzero(~gradient.any(1) | ~np.isfinite(gradient).all(1)))
+            gradient = np.asarray(classifier.loss_gradient(images[batch], labels[batch], loss))
+            zero, finite = ~gradient.any((1, 2, 3)), np.isfinite(gradient).all((1, 2, 3))
+            useless += int(np.count_nonzero(zero | ~finite))
         shares[loss] = useless / len(images)
     text = ", ".join(f"{share:.1%} for {loss.replace('_', '-')}" for loss, share in shares.items())
     passed = max(shares.values()) <= ZERO_GRADIENTS
