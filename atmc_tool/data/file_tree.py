@@ -46,8 +46,11 @@ def open_tree(path: Path) -> Iterator[FileTree]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, int]]:
-    for part in PARTS:
-        for current, _, names in os.walk(folder / part, followlinks=True):
+    def fail(error: OSError) -> None:
+        raise error
+
+    for part in filter(lambda part: (folder / part).is_dir(), PARTS):
+        for current, _, names in os.walk(folder / part, onerror=fail, followlinks=True):
             for name in names:
                 file = Path(current, name)
                 yield file.relative_to(folder).as_posix(), file.stat().st_size

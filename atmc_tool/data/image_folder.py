@@ -111,7 +111,7 @@ def _decode_all(tree: FileTree, names: Sequence[str], progress: Progress | None)
 
 def _decode(tree: FileTree, name: str, shape: tuple[int, ...] | None) -> NDArray[np.uint8]:
     """One image (C, H, W); its size is compared with `shape` before its pixels are decoded."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(tree.read(name)), formats=FORMATS) as image:
@@ -128,6 +128,8 @@ def _decode(tree: FileTree, name: str, shape: tuple[int, ...] | None) -> NDArray
             pixels = np.asarray(image.convert(mode))
     except AtmcError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{tree.where}: {name} is damaged or no image", expected=", ".join(FORMATS)) from error
     except Exception as error:  # zip and image decoders fail in many ways on damaged content
         raise InputError(f"{tree.where}: {name} is damaged", got=f"{type(error).__name__}: {error}") from error
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
