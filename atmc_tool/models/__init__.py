@@ -79,7 +79,7 @@ def _build(spec: str, builder: Callable[..., object]) -> nn.Module:
         network = builder()
     except AtmcError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # user's code, any error
         message = f"{type(error).__name__}: {error}"
         raise UsageError(f"{spec} failed to build a network", expected=expected, got=message) from error
     if not isinstance(network, nn.Module):
