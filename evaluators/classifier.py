@@ -1,0 +1,274 @@
+"""An ONNX file as a classifier that can be attacked: logits and loss gradients by onnxruntime alone."""
+
+import contextlib
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from atmc_tool.attacks.classifier import Loss
+from atmc_tool.errors import AtmcError, InputError, MissingEnvironmentError, UsageError
+from atmc_tool.files import read_bytes
+from evaluators.onnx_gradient import LOSSES, differentiate
+from evaluators.onnx_graph import subgraph, tensors
+
+MAX_BYTES = 2**31 - 1  # protobuf's own limit
+
+_SILENT = 4  # only fatal messages: errors are raised, and stderr is the command line's
+ort.set_default_logger_severity(_SILENT)
+
+
+@dataclass(frozen=True)
+class ClassifierFacts:
+    """What an ONNX graph says of itself.
+
+    image_shape: (channels, height, width); `batch`: the batch size where it is fixed, else None
+    metadata:    the file's metadata_props
+    """
+
+    input_name: str
+    output_name: str
+    image_shape: tuple[int, int, int]
+    batch: int | None
+    n_classes: int
+    opset: int
+    metadata: Mapping[str, str]
+
+
+def read_onnx(path: Path) -> ModelProto:
+    """The model in the file `path`, checked: it parses, is valid ONNX, whole in this one file, and a classifier.
+
+    Raises:
+        InputError: missing, too large, damaged, of external data, or not an image classifier.
+    """
+    return parse_onnx(read_bytes(path, MAX_BYTES), str(path))
+
+
+def parse_onnx(content: bytes, name: str = "the model") -> ModelProto:
+    """The model in `content`, checked as by `read_onnx`; `name` is what errors call it."""
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors(model)):
+            raise InputError(f"{name} keeps weights in another file", expected="one self-contained ONNX file")
+        onnx.checker.check_model(model, full_check=True)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{name} is not an ONNX file, or damaged: {error}") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise InputError(f"{name} is not valid ONNX: {reason[:300]}") from error
+    facts(model, name)
+    return model
+
+
+def facts(model: ModelProto, name: str = "the model") -> ClassifierFacts:
+    """Shapes, classes and metadata of a classifier: one float32 image input, one float32 output of logits.
+
+    Raises:
+        InputError: the graph has other inputs or outputs, or an opset newer than onnx knows.
+    """
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if not 1 <= opset <= onnx.defs.onnx_opset_version():
+        raise InputError(f"unknown opset in {name}", expected=f"at most {onnx.defs.onnx_opset_version()}", got=opset)
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    inputs = [info for info in graph.input if info.name not in initializers]
+    image = _single(name, "input", "float32 images (N, C, H, W) of fixed C, H, W", inputs, 4)
+    logits = _single(name, "output", "float32 logits (N, classes) of at least 2 classes", graph.output, 2)
+    if logits[1] < 2:
+        raise InputError(f"{name} is not a classifier", expected="at least 2 classes", got=logits[1])
+    return ClassifierFacts(
+        input_name=inputs[0].name,
+        output_name=graph.output[0].name,
+        image_shape=(image[1], image[2], image[3]),
+        batch=image[0] or None,
+        n_classes=logits[1],
+        opset=opset,
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+    )
+
+
+def _single(name: str, side: str, expected: str, infos: Iterable[onnx.ValueInfoProto], rank: int) -> list[int]:
+    """Dimensions of the only value of `infos`, 0 for a batch that is not fixed."""
+    types = [info.type.tensor_type for info in infos]
+    sizes = [d.dim_value for d in types[0].shape.dim] if len(types) == 1 else []
+    if len(sizes) != rank or types[0].elem_type != TensorProto.FLOAT or min(sizes[1:]) < 1 or sizes[0] < 0:
+        shapes = ["(" + ", ".join(d.dim_param or str(d.dim_value or "?") for d in t.shape.dim) + ")" for t in types]
+        kinds = [TensorProto.DataType.Name(t.elem_type).lower() for t in types]
+        got = " and ".join(f"{kind} {shape}" for kind, shape in zip(kinds, shapes, strict=True)) or "none"
+        raise InputError(f"the {side} of {name} is not an image classifier's", expected=f"one, {expected}", got=got)
+    return sizes
+
+
+class OrtClassifier:
+    """The classifier in an ONNX model, on NumPy arrays: images float32 (N, C, H, W), labels int64 (N,).
+
+    `provider`: "cpu", "cuda", or "auto" for CUDA where it works; `threads` within an operator, None: all cores.
+    The attribute `provider` is what the session really runs on; `note` says so where "auto" could not get CUDA.
+
+    Raises:
+        InputError: not a classifier, or onnxruntime can't load it.
+        MissingEnvironmentError: CUDA was asked for and is not there.
+        UsageError: no such provider.
+    """
+
+    def __init__(self, model: bytes | ModelProto, provider: str = "auto", threads: int | None = None) -> None:
+        self._model = parse_onnx(model) if isinstance(model, bytes) else model
+        self.facts = facts(self._model)
+        self._threads = threads
+        if provider not in ("auto", "cpu", "cuda"):
+            raise UsageError("unknown provider", expected="auto, cpu or cuda", got=provider)
+        self.provider: Literal["cpu", "cuda"] = "cpu"
+        self.note = ""
+        listed = "CUDAExecutionProvider" in ort.get_available_providers()
+        if provider == "cuda" and not listed:
+            hint = "install onnxruntime-gpu in place of onnxruntime"
+            raise MissingEnvironmentError("onnxruntime has no CUDA provider", hint=hint)
+        if provider != "cpu" and listed:
+            _preload_cuda()
+            self.provider = "cuda"
+        self._forward = self._session(self._model)
+        if self.provider == "cuda" and "CUDAExecutionProvider" not in self._forward.get_providers():
+            if provider == "cuda":
+                hint = "needs an NVIDIA GPU with its driver, CUDA and cuDNN; or use --provider cpu"
+                raise MissingEnvironmentError("onnxruntime could not load its CUDA provider", hint=hint)
+            self.provider, self.note = "cpu", "onnxruntime could not load its CUDA provider, so it runs on the CPU"
+        self._gradients: dict[Loss, ort.InferenceSession] = {}
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits, float32 (N, classes).
+
+        Raises:
+            InputError: images of another shape or type.
+        """
+        self._check_images(images)
+        return _run(self._forward, {self.facts.input_name: images})
+
+    def loss_gradient(self, images: NDArray[np.float32], labels: NDArray[np.int64], loss: Loss) -> NDArray[np.float32]:
+        """Gradient of the loss summed over the batch with respect to the images, float32 (N, C, H, W).
+
+        Raises:
+            InputError: images or labels of another shape or type, or labels out of range.
+            AtmcError: the graph has an operator without a gradient rule.
+        """
+        self._check_images(images)
+        self._check_labels(labels, len(images))
+        if loss not in LOSSES:
+            raise UsageError("unknown loss", expected=" or ".join(LOSSES), got=loss)
+        if loss not in self._gradients:
+            self._gradients[loss] = self._session(self._gradient_model(loss))
+        session = self._gradients[loss]
+        labels_name = str(session.get_inputs()[-1].name)
+        return _run(session, {self.facts.input_name: images, labels_name: labels})
+
+    def _gradient_model(self, loss: Loss) -> ModelProto:
+        """One graph per loss: onnxruntime computes all outputs of a graph, fetched or not."""
+        differentiated = differentiate(_optimized(self._model, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC))
+        return subgraph(differentiated, [differentiated.graph.output[1 + LOSSES.index(loss)].name])
+
+    def _session(self, model: ModelProto) -> ort.InferenceSession:
+        options = _options()
+        options.intra_op_num_threads = self._threads or 0
+        cuda = (
+            "CUDAExecutionProvider",
+            {"use_tf32": "0"},
+        )  # TF32 rounds factors to 10 bits
+        return _load(model, options, [*([cuda] if self.provider == "cuda" else []), "CPUExecutionProvider"])
+
+    def _check_images(self, images: NDArray[Any]) -> None:
+        batch = self.facts.batch or "N"
+        expected = f"float32 ({', '.join(map(str, (batch, *self.facts.image_shape)))})"
+        shape_fits = images.ndim == 4 and images.shape[1:] == self.facts.image_shape and len(images) > 0
+        if not shape_fits or images.dtype != np.float32 or self.facts.batch not in (None, len(images)):
+            raise InputError("images do not fit the network", expected=expected, got=f"{images.dtype} {images.shape}")
+
+    def _check_labels(self, labels: NDArray[Any], n: int) -> None:
+        if labels.dtype != np.int64 or labels.shape != (n,):
+            raise InputError("labels do not fit", expected=f"int64 ({n},)", got=f"{labels.dtype} {labels.shape}")
+        if labels.min() < 0 or labels.max() >= self.facts.n_classes:
+            expected, got = f"0 to {self.facts.n_classes - 1}", f"{labels.min()} to {labels.max()}"
+            raise InputError("labels out of range", expected=expected, got=got)
+
+
+def decoded_weights(model: ModelProto, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Name → value as onnxruntime computes it from what the file stores; names that the graph lacks are left out.
+
+    Raises:
+        InputError: a value depends on the image, or onnxruntime can't compute it.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    computed = {name for node in model.graph.node for name in node.output}
+    wanted = [name for name in dict.fromkeys(names) if name in stored or name in computed]
+    to_compute = [name for name in wanted if name not in stored]
+    values = {name: numpy_helper.to_array(stored[name]) for name in wanted if name in stored}
+    if to_compute:
+        part = subgraph(onnx.shape_inference.infer_shapes(model, data_prop=True), to_compute)
+        if part.graph.input:
+            raise InputError("not weights, for they depend on the image", got=f"some of {', '.join(to_compute)}")
+        session = _load(part, _options(), ["CPUExecutionProvider"])
+        with _one_line("onnxruntime can't decode the weights"):
+            values |= dict(zip(to_compute, session.run(to_compute, {}), strict=True))
+    return {name: values[name] for name in wanted}
+
+
+def optimized_operators(model: ModelProto) -> Counter[str]:
+    """How many operators of each kind are left after all of onnxruntime's optimisations for the CPU."""
+    optimized = _optimized(model, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    return Counter(node.op_type for node in optimized.graph.node)
+
+
+def _optimized(model: ModelProto, level: Any) -> ModelProto:
+    """The graph after onnxruntime's optimisations: weights decoded, batch norms folded into convolutions."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = _options()
+        options.graph_optimization_level = level
+        options.optimized_model_filepath = str(path)
+        _load(model, options, ["CPUExecutionProvider"])
+        return onnx.load_model(path)
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    return options
+
+
+def _load(model: ModelProto, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
+    with _one_line("onnxruntime can't load the model"):
+        # Its own fallback prints to stdout.
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers, enable_fallback=0)
+
+
+def _run(session: ort.InferenceSession, fed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    with _one_line("onnxruntime can't run the model"):
+        result: NDArray[np.float32] = session.run(None, dict(fed))[0]
+    return result
+
+
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """onnxruntime's exceptions share no base class of their own: each becomes an InputError of one line."""
+    try:
+        yield
+    except AtmcError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what}: {str(error)[:300]}") from error
+
+
+def _preload_cuda() -> None:
+    """Load CUDA and cuDNN from their Python packages, as torch does; onnxruntime alone looks in system folders only."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()

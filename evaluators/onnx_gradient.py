@@ -1,0 +1,115 @@
+"""Reverse-mode differentiation of an ONNX classifier by graph construction: the gradient is the artefact's own.
+
+A PGD attack inside onnxruntime needs no second implementation of the network, so it is white-box on the very file
+that ships.
+"""
+
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from atmc_tool.attacks.classifier import Loss
+from atmc_tool.errors import AtmcError
+from evaluators.onnx_graph import GraphBuilder, attributes, reads
+from evaluators.onnx_rules import RULES
+
+# Operators whose derivative is zero wherever it exists, and random ones that read a value for its shape alone.
+_FLAT = {"Ceil", "Floor", "Round", "Sign", "RandomNormalLike", "RandomUniformLike"}
+_FLAT |= {"ArgMax", "ArgMin", "Shape", "Size", "IsNaN", "IsInf", "Not", "And", "Or"}
+_FLAT |= {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")  # in the order of the outputs
+
+
+def differentiate(model: ModelProto) -> ModelProto:
+    """The model with one more input and two more outputs, which come last.
+
+    Input `labels`: int64 (N,). Outputs `gradient.cross_entropy` and `gradient.margin`: float32 (N, C, H, W), gradient
+    with respect to the image of the loss summed over the batch: cross-entropy, or max over j ≠ y of z_j − z_y.
+    A name that the model has already gets underscores after it. Values that do not depend on the image are constants,
+    whether they are initialisers or computed from initialisers.
+
+    Raises:
+        AtmcError: an operator between image and logits has no rule, or a rule needs a shape that is not known.
+    """
+    symbolic = ModelProto()
+    symbolic.CopyFrom(model)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    image = next(info for info in symbolic.graph.input if info.name not in initializers)
+    batch = image.type.tensor_type.shape.dim[0]
+    if not batch.HasField("dim_value") and not batch.dim_param:
+        batch.dim_param = "N"  # a name for it, so that shape inference can tell that two batches are equal
+    graph = GraphBuilder(symbolic)
+    logits = graph.model.graph.output[0].name
+    labels = graph.fresh("labels")
+    graph.model.graph.input.append(helper.make_tensor_value_info(labels, TensorProto.INT64, [None]))
+    active = _active(graph, image.name)
+    for loss, logits_gradient in zip(LOSSES, (_cross_entropy, _margin), strict=True):
+        name = graph.fresh(f"gradient.{loss}")
+        gradient = _backward(graph, active, logits_gradient(graph, logits, labels), logits, image.name)
+        graph.model.graph.node.append(helper.make_node("Identity", [gradient], [name]))
+        output = graph.model.graph.output.add()
+        output.CopyFrom(image)
+        output.name = name
+    return graph.model
+
+
+def _one_hot(graph: GraphBuilder, logits: str, indices: str) -> str:
+    (depth,) = graph.sizes(logits, [1])
+    return graph.op("OneHot", indices, graph.integers([depth]), graph.floats([0, 1], logits), axis=1)
+
+
+def _cross_entropy(graph: GraphBuilder, logits: str, labels: str) -> str:
+    """softmax(z) − onehot(y), (N, classes)."""
+    return graph.op("Sub", graph.op("Softmax", logits, axis=1), _one_hot(graph, logits, labels))
+
+
+def _margin(graph: GraphBuilder, logits: str, labels: str) -> str:
+    """onehot(argmax over j ≠ y of z_j) − onehot(y), (N, classes)."""
+    label = _one_hot(graph, logits, labels)
+    is_label = graph.op("Cast", label, to=TensorProto.BOOL)
+    others = graph.op("Where", is_label, graph.floats(float("-inf"), logits), logits)
+    best = graph.op("ArgMax", others, axis=1, keepdims=0)
+    return graph.op("Sub", _one_hot(graph, logits, best), label)
+
+
+def _active(graph: GraphBuilder, image: str) -> set[str]:
+    """Names of the values through which a gradient may flow: computed from the image by operators that are not flat."""
+    active = {image}
+    for node in graph.forward:
+        if not _is_flat(node) and not active.isdisjoint(reads(node)):
+            active.update(node.output)
+    return active
+
+
+def _is_flat(node: NodeProto) -> bool:
+    to_integer = node.op_type == "Cast" and attributes(node)["to"] not in _FLOATS
+    return to_integer or node.op_type in _FLAT
+
+
+def _backward(graph: GraphBuilder, active: set[str], seed: str, logits: str, image: str) -> str:
+    """The name of the gradient with respect to `image`, given `seed`, the gradient with respect to `logits`."""
+    pending = {logits: seed}
+    for node in reversed(graph.forward):
+        d = pending.pop(node.output[0], None)
+        if stray := [name for name in node.output[1:] if name in pending]:
+            raise AtmcError(f"no gradient through output {stray[0]!r} of the {_label(node)}")
+        if d is None or active.isdisjoint(node.output):
+            continue
+        rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if rule is None:
+            raise AtmcError(f"no gradient rule for the {_label(node)}", hint="the attack needs a rule per operator")
+        for name in (*node.input[rule.n_inputs :], *(reads(node) - {*node.input})):
+            if name in active:
+                raise AtmcError(f"no gradient through input {name!r} of the {_label(node)}")
+        for position, name in enumerate(node.input):
+            if name in active:
+                part = rule.gradient(graph, node, d, position)
+                pending[name] = graph.op("Add", pending[name], part) if name in pending else part
+    if image in pending:
+        return pending[image]
+    return graph.op("Sub", image, image)
+
+
+def _label(node: NodeProto) -> str:
+    operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    return f"operator {operator} (node {node.name!r}, output {node.output[0]!r})"
