@@ -201,7 +201,7 @@ def _attack_checks(
         by_gradient = [Check(name, None, "the classifier gives no gradient") for name in ("gradients", "large-eps")]
     return [
         check_white_box(measured),
-        check_threat_model(images, measured, eps),
+        check_threat_model(measured, eps),
         check_recomputed(fresh, labels, measured, settings.batch_size),
         check_white_box_strongest(measured),
         *by_gradient,

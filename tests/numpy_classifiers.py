@@ -1,0 +1,123 @@
+"""Small classifiers in NumPy with exact gradients, and planted faults that hide them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from atmc_tool.attacks.classifier import Loss
+from atmc_tool.errors import AtmcError
+
+Floats = NDArray[np.float32]
+
+
+def output_gradient(logits: Floats, labels: NDArray[np.int64], loss: Loss) -> Floats:
+    """Gradient of the loss, summed over the batch, with respect to the logits."""
+    rows = np.arange(len(labels))
+    if loss == "cross_entropy":
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        gradient = exponentials / exponentials.sum(1, keepdims=True)
+    else:
+        others = logits.copy()
+        others[rows, labels] = -np.inf
+        gradient = np.zeros_like(logits)
+        gradient[rows, others.argmax(1)] = 1
+    gradient[rows, labels] -= 1
+    return gradient
+
+
+@dataclass
+class Mlp:
+    """scale · (relu(x·hidden + offset)·readout + bias); without `hidden` a linear classifier."""
+
+    readout: Floats
+    bias: Floats
+    hidden: Floats | None = None
+    offset: Floats | None = None
+    scale: float = 1.0
+
+    def logits(self, images: Floats) -> Floats:
+        features = images.reshape(len(images), -1)
+        if self.hidden is not None:
+            features = np.maximum(features @ self.hidden + self.offset, 0)
+        return np.float32(self.scale) * (features @ self.readout + self.bias)
+
+    def loss_gradient(self, images: Floats, labels: NDArray[np.int64], loss: Loss) -> Floats:
+        flat = images.reshape(len(images), -1)
+        gradient = np.float32(self.scale) * output_gradient(self.logits(images), labels, loss) @ self.readout.T
+        if self.hidden is not None:
+            gradient = (gradient * (flat @ self.hidden + self.offset > 0)) @ self.hidden.T
+        return gradient.reshape(images.shape)
+
+
+@dataclass
+class Masked:
+    """`base` behind an output or input function whose derivative is zero almost everywhere."""
+
+    base: Mlp
+    on_input: Callable[[Floats], Floats] = lambda x: x
+    on_output: Callable[[Floats], Floats] = lambda z: z
+
+    def logits(self, images: Floats) -> Floats:
+        return self.on_output(self.base.logits(self.on_input(images)))
+
+    def loss_gradient(self, images: Floats, *_: object) -> Floats:
+        return np.zeros_like(images)
+
+
+class Noisy(Mlp):
+    """Adds noise to its input: no two runs are equal."""
+
+    def logits(self, images: Floats) -> Floats:
+        noise = np.random.default_rng().normal(0, 0.08, images.shape)
+        return super().logits((images + noise).astype(np.float32))
+
+
+class Softmax(Mlp):
+    """Puts out probabilities."""
+
+    def logits(self, images: Floats) -> Floats:
+        exponentials = np.exp(super().logits(images))
+        return exponentials / exponentials.sum(1, keepdims=True)
+
+
+class BatchNormalised(Mlp):
+    """Its logits depend on the other images of the batch."""
+
+    def logits(self, images: Floats) -> Floats:
+        return super().logits(images - images.mean(0))
+
+
+class BlackBox(Mlp):
+    """Has no gradient."""
+
+    def loss_gradient(self, *_: object) -> Floats:
+        raise AtmcError("no derivative is known for operator Mystery")
+
+
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Real handwritten digits: uint8 (1797, 1, 8, 8) and labels."""
+    data = load_digits()
+    return np.rint(data.images[:, None] * (255 / 16)).astype(np.uint8), data.target.astype(np.int64)
+
+
+def fit(kind: type[Mlp] = Mlp, hidden: int = 200, scale: float = 10.0) -> Mlp:
+    """Random features and a ridge readout on the first 1,200 digits (closed form); hidden = 0: linear."""
+    images, labels = digits()
+    x = images[:1200].reshape(1200, -1).astype(np.float32) / 255
+    rng = np.random.default_rng(0)
+    weight = rng.normal(0, 0.25, (64, hidden)).astype(np.float32) if hidden else None
+    offset = rng.normal(0, 0.25, hidden).astype(np.float32) if hidden else None
+    features = x if weight is None else np.maximum(x @ weight + offset, 0)
+    features = np.concatenate([features, np.ones((1200, 1), np.float32)], 1).astype(np.float64)
+    targets = np.eye(10)[labels[:1200]]
+    solution = np.linalg.solve(features.T @ features + np.eye(features.shape[1]), features.T @ targets)
+    return kind(solution[:-1].astype(np.float32), solution[-1].astype(np.float32), weight, offset, scale)
+
+
+def random_linear(rng: np.random.Generator, classes: int, pixels: int) -> Mlp:
+    """A linear classifier with Gaussian weights that is undecided about the grey image."""
+    readout = rng.normal(size=(pixels, classes)).astype(np.float32)
+    return Mlp(readout, -0.5 * readout.sum(0))
