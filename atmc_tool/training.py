@@ -186,7 +186,7 @@ class _Loop:
         torch.manual_seed(setup.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = method.learning_rate(progress)
-        images = augment(images, setup.data.augmentation, None)
+        images = augment(images, setup.data.augmentation, torch.default_generator)
         weights = method.weights(progress)
         adversarial = None
         if setup.threat_model is not None and schedule.clean_weight < 1:
