@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
@@ -64,7 +64,7 @@ def parse_onnx(content: bytes, name: str = "the model") -> ModelProto:
         onnx.checker.check_model(model, full_check=True)
     except (DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{name} is not an ONNX file, or damaged: {error}") from error
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(f"{name} is not valid ONNX: {reason[:300]}") from error
     facts(model, name)

@@ -12,10 +12,14 @@ from evaluators.onnx_graph import GraphBuilder, attributes, reads
 from evaluators.onnx_rules import RULES
 
 # Operators whose derivative is zero wherever it exists, and random ones that read a value for its shape alone.
-_FLAT = {"Ceil", "Floor", "Round", "Sign", "RandomNormalLike", "RandomUniformLike"}
-_FLAT |= {"ArgMax", "ArgMin", "Shape", "Size", "IsNaN", "IsInf", "Not", "And", "Or"}
-_FLAT |= {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+_FLAT = (
+    {"Ceil", "Floor", "Round", "Sign", "RandomNormalLike", "RandomUniformLike"}
+    | {"ArgMax", "ArgMin", "Shape", "Size", "IsNaN", "IsInf", "Not", "And", "Or"}
+    | {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+)
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+_MIN_OPSET = 16  # ScatterElements adds since then
 
 LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")  # in the order of the outputs
 
@@ -29,8 +33,13 @@ def differentiate(model: ModelProto) -> ModelProto:
     whether they are initialisers or computed from initialisers.
 
     Raises:
-        AtmcError: an operator between image and logits has no rule, or a rule needs a shape that is not known.
+        AtmcError: an operator between image and logits has no rule, a rule needs a shape that is not known, or the
+            opset is older than 16.
     """
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < _MIN_OPSET:
+        hint = "export the network again with a newer opset"
+        raise AtmcError("opset too old for a gradient", expected=f"at least {_MIN_OPSET}", got=opset, hint=hint)
     symbolic = ModelProto()
     symbolic.CopyFrom(model)
     initializers = {tensor.name for tensor in model.graph.initializer}

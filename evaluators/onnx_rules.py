@@ -231,8 +231,9 @@ def _slice(graph: GraphBuilder, node: NodeProto, d: str) -> str:
         n_kept = graph.op("Shape", kept)
         numbers = graph.op("Range", zero, graph.op("Squeeze", n_kept), one)
         source = graph.op("ScatterElements", graph.op("Expand", n_kept, size), kept, numbers)
-        padded = graph.op("Pad", d, graph.integers([0, 1]), "", graph.integers([axis]))
-        d = graph.op("Gather", padded, source, axis=axis)
+        padding = np.zeros((2, len(shape)), np.int64)
+        padding[1, axis] = 1
+        d = graph.op("Gather", graph.op("Pad", d, graph.integers(padding.reshape(-1))), source, axis=axis)
     return d
 
 
