@@ -82,7 +82,7 @@ class Verification:
 def verify(
     make_classifier: Callable[[], Classifier],
     images: NDArray[np.uint8],
-    labels: Labels,
+    labels: NDArray[np.integer[Any]],
     threat_model: ThreatModel,
     artefact: Artefact,
     *,
@@ -107,7 +107,7 @@ def verify(
     Raises:
         InputError: images or labels are not what they must be.
     """
-    floats = _floats(images, labels, image_shape)
+    floats, labels = _floats(images, labels, image_shape), labels.astype(np.int64)
     classifier = make_classifier()
     digest = images_digest(images, labels)
     report = None if progress is None else lambda done, total: progress("clean accuracy", done, total)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,12 +98,14 @@ class BlackBox(Mlp):
         raise AtmcError("no derivative is known for operator Mystery")
 
 
+@cache
 def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Real handwritten digits: uint8 (1797, 1, 8, 8) and labels."""
     data = load_digits()
     return np.rint(data.images[:, None] * (255 / 16)).astype(np.uint8), data.target.astype(np.int64)
 
 
+@cache
 def fit(kind: type[Mlp] = Mlp, hidden: int = 200, scale: float = 10.0) -> Mlp:
     """Random features and a ridge readout on the first 1,200 digits (closed form); hidden = 0: linear."""
     images, labels = digits()

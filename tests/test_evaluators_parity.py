@@ -1,0 +1,109 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
+from evaluators.parity import expected_weights, parity
+
+
+def sparse(rng: np.random.Generator, shape: tuple[int, int], density: float = 0.3) -> NDArray[np.float32]:
+    values = rng.choice(np.float32([-0.5, -0.1, 0.2, 0.7]), shape)
+    return np.where(rng.random(shape) < density, values, np.float32(0))
+
+
+@pytest.fixture
+def model() -> CompressedModel:
+    rng = np.random.default_rng(0)
+    plain = CompressedWeight((4, 2, 3, 3), {"V": sparsify(sparse(rng, (4, 18)), quantized=True)})
+    tall = CompressedWeight(
+        (30, 10),
+        {
+            "U": sparsify(sparse(rng, (30, 10)), quantized=True),
+            "V": sparsify(sparse(rng, (10, 10)), quantized=False),
+            "C": sparsify(np.zeros((30, 10), np.float32), quantized=False),
+        },
+    )
+    rest = {
+        "conv.bias": rng.normal(size=4).astype(np.float32),
+        "bn.num_batches_tracked": np.array(7),
+        "scalar": np.array(0.5, np.float32),
+    }
+    return CompressedModel({"conv.weight": plain, "fc.weight": tall}, rest, b"", {})
+
+
+def decode(model: CompressedModel) -> dict[str, NDArray[Any]]:
+    """An independent decoding of `model`, its product summed in another order."""
+    fc = model.weights["fc.weight"].factors
+    u, v = fc["U"].dense(), fc["V"].dense()
+    return {
+        "conv.weight": model.weights["conv.weight"].factors["V"].dense().reshape(4, 2, 3, 3),
+        "conv.weight.V": model.weights["conv.weight"].factors["V"].dense(),
+        "fc.weight": (u.astype(np.float64) @ (np.eye(10) + v)).astype(np.float32),
+        "fc.weight.U": u,
+        "fc.weight.V": v,
+        "conv.bias": model.rest["conv.bias"].copy(),
+        "scalar": model.rest["scalar"].copy(),
+    }
+
+
+def test_a_faithful_decoding_passes(model: CompressedModel) -> None:
+    expected = expected_weights(model)
+    decoded = decode(model)
+    assert sorted(expected.names) == sorted(decoded)
+    assert list(expected.products) == ["fc.weight"]
+    check = parity(expected, decoded)
+    assert check.passed
+    assert check.evidence["differing_values"] == 0
+    assert check.evidence["tensors"] == 7
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "conv.weight.V", "fc.weight.U", "conv.bias", "scalar"])
+def test_one_last_bit_of_an_exact_tensor_is_found(model: CompressedModel, name: str) -> None:
+    decoded = decode(model)
+    flat = decoded[name].reshape(-1)
+    flat[0] = np.nextafter(flat[0], np.float32(9))
+    check = parity(expected_weights(model), decoded)
+    assert check.passed is False
+    assert check.evidence["differing_values"] == 1
+    assert list(check.evidence["differing_tensors"]) == [name]
+    assert name in check.reason
+
+
+@pytest.mark.parametrize(("error", "passed"), [(1e-7, True), (1e-5, False), (np.nan, False)])
+def test_a_product_may_differ_by_rounding_only(model: CompressedModel, error: float, passed: bool) -> None:
+    decoded = decode(model)
+    decoded["fc.weight"][3, 4] += np.float32(error * np.abs(decoded["fc.weight"]).max())
+    assert parity(expected_weights(model), decoded).passed is passed
+
+
+def test_negative_zero_is_not_zero(model: CompressedModel) -> None:
+    decoded = decode(model)
+    zeros = np.argwhere(decoded["conv.weight.V"] == 0)
+    decoded["conv.weight.V"][tuple(zeros[0])] = -0.0
+    assert parity(expected_weights(model), decoded).passed is False
+
+
+def test_missing_misshaped_and_mistyped_tensors(model: CompressedModel) -> None:
+    decoded = decode(model)
+    del decoded["conv.bias"]
+    decoded["conv.weight"] = decoded["conv.weight"].reshape(4, 18)
+    decoded["fc.weight.U"] = decoded["fc.weight.U"].astype(np.float64)
+    differing = parity(expected_weights(model), decoded).evidence["differing_tensors"]
+    assert set(differing) == {"conv.bias", "conv.weight", "fc.weight.U"}
+    assert differing["conv.bias"] == "missing"
+    assert "(4, 18)" in differing["conv.weight"]
+    assert "float64" in differing["fc.weight.U"]
+
+
+def test_one_changed_codebook_value_is_found(model: CompressedModel) -> None:
+    """The negative control of the gate: the file was made of another codebook."""
+    changed = decode(model)
+    factor = changed["conv.weight.V"]
+    changed_values = factor == np.float32(0.2)
+    factor[changed_values] = np.float32(0.21)
+    changed["conv.weight"] = factor.reshape(4, 2, 3, 3)
+    check = parity(expected_weights(model), changed)
+    assert check.passed is False
+    assert check.evidence["differing_values"] == 2 * changed_values.sum()

@@ -1,0 +1,158 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy_classifiers import BlackBox, Mlp, digits, fit
+
+from atmc_tool.attacks.classifier import correct
+from atmc_tool.errors import UsageError
+from evaluators.diagnostics import (
+    check_gradients,
+    check_large_eps,
+    check_recomputed,
+    check_threat_model,
+    check_white_box,
+    check_white_box_strongest,
+)
+from evaluators.robustness import AttackSettings, Robustness, attack
+
+SETTINGS = AttackSettings(steps=10, restarts=2, square_queries=100, square_samples=100, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def held_out() -> tuple[np.ndarray, np.ndarray]:
+    images, labels = digits()
+    return images[1200:1400].astype(np.float32) / 255, labels[1200:1400]
+
+
+@pytest.fixture(scope="module")
+def measured(held_out: tuple[np.ndarray, np.ndarray]) -> Robustness:
+    return attack(fit(), *held_out, 0.05, SETTINGS)
+
+
+def test_union_is_the_worst_case_of_every_sample(measured: Robustness, held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    cross_entropy, margin_loss = measured.white_box
+    square = measured.black_box
+    assert len(square.robust) == 100
+    expected = cross_entropy.robust & margin_loss.robust
+    expected[:100] &= square.robust
+    np.testing.assert_array_equal(measured.robust, expected)
+    assert 20 < measured.robust.sum() < 180
+    assert measured.accuracy.successes == expected.sum()
+    for result in measured.attacks:
+        m = len(result.robust)
+        found = correct(fit().logits(result.adversarial), held_out[1][:m])
+        np.testing.assert_array_equal(found, result.robust)
+    np.testing.assert_array_equal(correct(fit().logits(measured.adversarial), held_out[1]), measured.robust)
+
+
+def test_every_attack_states_its_parameters(measured: Robustness) -> None:
+    stated = [result.to_json()["parameters"] for result in measured.attacks]
+    assert [(p["attack"], p["eps"], p["seed"]) for p in stated] == [("pgd", 0.05, 0)] * 2 + [("square", 0.05, 0)]
+    assert stated[0]["restarts"] == 2
+    assert stated[0]["step_size"] == pytest.approx(2.5 * 0.05 / 10)
+    assert stated[2]["queries"] == 100
+
+
+def test_a_harder_attack_leaves_less(held_out: tuple[np.ndarray, np.ndarray], measured: Robustness) -> None:
+    larger = attack(fit(), *held_out, 0.1, replace(SETTINGS, square_queries=0))
+    assert larger.black_box is None
+    assert larger.accuracy.successes < measured.accuracy.successes
+
+
+def test_same_seed_same_result(held_out: tuple[np.ndarray, np.ndarray], measured: Robustness) -> None:
+    again = attack(fit(), *held_out, 0.05, SETTINGS)
+    np.testing.assert_array_equal(again.adversarial, measured.adversarial)
+    other = attack(fit(), *held_out, 0.05, replace(SETTINGS, seed=1))
+    assert (other.adversarial != measured.adversarial).any()
+
+
+def test_without_gradient_only_square_runs(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    result = attack(fit(BlackBox), *held_out, 0.05, SETTINGS)
+    assert result.white_box == ()
+    assert result.accuracy is None
+    assert result.black_box.accuracy.value < 0.9
+    check = check_white_box(result)
+    assert check.passed is False
+    assert "Mystery" in check.reason
+    assert check_recomputed(fit(), held_out[1], result, 64).passed is None
+    assert check_white_box_strongest(result).passed is None
+    assert check_threat_model(result, 0.05).passed
+
+
+def test_checks_of_an_honest_attack_pass(measured: Robustness, held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    assert check_white_box(measured).passed
+    assert check_threat_model(measured, 0.05).passed
+    assert check_recomputed(fit(), held_out[1], measured, 30).passed
+    assert check_white_box_strongest(measured).passed
+    assert check_gradients(fit(), *held_out, 64).passed
+    assert check_large_eps(fit(), *held_out, 0.05, SETTINGS).passed
+
+
+def test_images_outside_the_threat_model_are_found(measured: Robustness) -> None:
+    broken = replace(measured, black_box=replace(measured.black_box, violations=2))
+    check = check_threat_model(broken, 0.05)
+    assert check.passed is False
+    assert "2 adversarial images" in check.reason
+
+
+def test_a_fresh_session_that_disagrees_is_found(measured: Robustness, held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    other = fit(hidden=150)
+    check = check_recomputed(other, held_out[1], measured, 64)
+    assert check.passed is False
+    flags = measured.robust.copy()
+    first = np.flatnonzero(flags)[0]
+    flags[first] = False
+    assert check_recomputed(fit(), held_out[1], replace(measured, robust=flags), 64).passed is False
+
+
+def test_an_image_on_the_boundary_may_fall_to_either_side(measured: Robustness) -> None:
+    """Two equal logits: which one is larger is decided by the order of summation."""
+    tied = Mlp(np.zeros((64, 10), np.float32), np.zeros(10, np.float32))
+    labels = np.zeros(len(measured.robust), np.int64)
+    for robust in (True, False):
+        claimed = replace(measured, robust=np.full(len(labels), robust))
+        assert check_recomputed(tied, labels, claimed, 64).passed
+
+
+@pytest.mark.parametrize(("more", "passed"), [(-5, True), (0, True), (2, True), (3, False)])
+def test_square_may_be_stronger_by_two_samples_at_most(measured: Robustness, more: int, passed: bool) -> None:
+    robust = np.zeros(100, np.bool_)
+    robust[:50] = True
+    white = tuple(replace(result, robust=robust) for result in measured.white_box)
+    black = np.zeros(100, np.bool_)
+    black[: 50 - more] = True
+    changed = replace(measured, white_box=white, black_box=replace(measured.black_box, robust=black))
+    assert check_white_box_strongest(changed).passed is passed
+
+
+@pytest.mark.parametrize(("useless", "value", "passed"), [(2, 0, True), (3, 0, False), (3, np.nan, False)])
+def test_one_percent_of_gradients_may_be_useless(
+    useless: int, value: float, passed: bool, held_out: tuple[np.ndarray, np.ndarray]
+) -> None:
+    class Partly(Mlp):
+        def loss_gradient(self, images: np.ndarray, labels: np.ndarray, loss: str) -> np.ndarray:
+            gradient = super().loss_gradient(images, labels, loss)
+            if loss == "margin":
+                gradient[:useless] = value
+            return gradient
+
+    assert check_gradients(fit(Partly), *held_out, 200).passed is passed
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"steps": 0},
+        {"restarts": 0},
+        {"step_size": 0.0},
+        {"step_size": float("nan")},
+        {"square_queries": -1},
+        {"square_samples": 0},
+        {"batch_size": 0},
+        {"seed": -1},
+    ],
+)
+def test_settings_out_of_range(values: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=next(iter(values))):
+        AttackSettings(**values)
