@@ -1,0 +1,175 @@
+"""`atmc-tool compress`: a trained network under a budget, as model.atmc in a run folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atmc_tool.cli.options import (
+    PATH,
+    SIZE,
+    as_json,
+    config_sources,
+    network_and_data,
+    new_or_old,
+    schedule,
+    setting,
+    verbosity,
+)
+
+if TYPE_CHECKING:
+    from atmc_tool.cli.feasibility import Feasibility
+    from atmc_tool.cli.run_folder import RunFolder
+    from atmc_tool.cli.start import Start
+
+
+@click.command("compress", epilog="Example: atmc-tool compress model.pt --keep 0.05 --bits 4")
+@click.argument("model", type=PATH)
+@network_and_data
+@setting(
+    "compress.keep",
+    "--keep",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the weights to keep; default 0.05.",
+)
+@setting("compress.size", "--size", type=SIZE, help="Bytes of model.atmc instead: 20KB, or 20x smaller than dense.")
+@setting("compress.bits", "--bits", type=click.IntRange(1, 8), help="Bits of a stored value; default 4.")
+@schedule("compress")
+@click.option("--trust-pickle", is_flag=True, help="Load a whole pickled module, which runs code in the file.")
+@click.option("--dry-run", is_flag=True, help="Show the resolved configuration and what is feasible; write nothing.")
+@setting("run", "-o", "--output", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
+@config_sources
+@new_or_old
+@as_json
+@verbosity
+def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwrite: bool, as_json: bool) -> None:
+    """Prune and quantise a network under a budget while it trains against PGD.
+
+    What the file knows (network, data, threat model) need not be said again. Ctrl-C saves the state.
+    """
+    from atmc_tool.cli.feasibility import check_feasible
+    from atmc_tool.cli.run_folder import RunFolder
+    from atmc_tool.cli.settings import resolve
+    from atmc_tool.cli.start import read_start
+    from atmc_tool.config import read_yaml
+
+    folder = RunFolder(resolve().run)
+    if not dry_run:
+        folder.check_free(resume=resume, overwrite=overwrite)
+    start = read_start(model, read_yaml(folder.config) if resume else {}, trust_pickle)
+    feasibility = check_feasible(start)
+    if dry_run:
+        _show_plan(feasibility, as_json)
+    else:
+        _show(_compress(start, feasibility, folder, resume), as_json)
+
+
+def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", resume: bool) -> dict[str, Any]:
+    """Train, measure, write model.atmc; what there is to report."""
+    import torch
+
+    from atmc_tool.cli.measurement import measure
+    from atmc_tool.cli.start import copied
+    from atmc_tool.cli.subject import arrays, run_training
+    from atmc_tool.compressed import CompressedModel
+    from atmc_tool.files import write_atomic
+    from atmc_tool.methods.atmc import Atmc
+    from atmc_tool.training import Setup, select_device
+    from exporters.atmc_file import encode_model
+
+    config, network, data, card = start.config, start.network, start.data, start.card
+    device = select_device(config.device)
+    dense = copied(network.state_dict(), device)
+    network.to(device)
+    method = Atmc(network, config.compress, feasibility.budget)
+    setup = Setup(network, card.mean, card.std, device, data, start.threat_model, config.attack, config.seed)
+    run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)
+    weights = method.compressed()
+    rest = {name: array for name, array in arrays(network.state_dict()).items() if name not in weights}
+    model = CompressedModel(weights, rest, start.skeleton, {})
+    shipped = {name: torch.from_numpy(array).to(device) for name, array in model.state().items()}
+    states = {"dense": dense, "compressed": shipped}
+    metrics = {
+        name: measure(
+            network, state, card.mean, card.std, data, start.threat_model, config.evaluation, f"the {name} network"
+        )
+        for name, state in states.items()
+    }
+    model = CompressedModel(weights, rest, start.skeleton, start.manifest(metrics))
+    content = encode_model(model)
+    write_atomic(folder.model, content)
+    return _report(model, content, folder)
+
+
+def _report(model: Any, content: bytes, folder: "RunFolder") -> dict[str, Any]:
+    from atmc_tool.files import sha256
+    from exporters.atmc_file import describe
+    from exporters.dense import dense_bytes, gzip_dense_bytes
+
+    totals = describe(content)["totals"]
+    kept = {
+        factor: sum(weight.factors[factor].kept for weight in model.weights.values() if factor in weight.factors)
+        for factor in ("U", "V", "C")
+    }
+    return {
+        "run": str(folder.path),
+        "model": {"path": str(folder.model), "bytes": len(content), "sha256": sha256(content)},
+        "sizes": {
+            "dense": dense_bytes(model),
+            "gzip of the pruned dense weights": gzip_dense_bytes(model),
+            "nominal (kept · bits + codebooks)": -(-totals["nominal_bits"] // 8),
+            "model.atmc": len(content),
+        },
+        "kept": {**kept, "total": totals["kept"], "weights": totals["weights"], "share": totals["density"]},
+        "metrics": model.manifest["metrics"],
+    }
+
+
+def _show(report: dict[str, Any], as_json: bool) -> None:
+    from atmc_tool.cli.render import show_json, show_line, show_table
+
+    if as_json:
+        show_json(report)
+        return
+    sizes, kept, metrics = report["sizes"], report["kept"], report["metrics"]
+    show_table(
+        "Size",
+        ["what", "bytes", "times smaller"],
+        [[name, n, f"{sizes['dense'] / n:.1f}"] for name, n in sizes.items()],
+    )
+    dense, compressed = metrics["dense"], metrics["compressed"]
+    attack = f"PGD-{dense['steps']}, worst of {dense['restarts']}, eps {dense['eps']}"
+    rows = [
+        [name, dense[key], compressed[key]]
+        for name, key in (("clean", "clean_accuracy"), (f"robust ({attack})", "robust_accuracy"))
+    ]
+    show_table(f"Accuracy on {dense['n']} test images", ["accuracy", "dense", "compressed"], rows)
+    factors = ", ".join(f"{name} {kept[name]:,}" for name in ("U", "V", "C"))
+    show_line(f"kept {kept['total']:,} of {kept['weights']:,} weights ({kept['share']:.2%}): {factors}")
+    show_line(f"{report['model']['path']}   next: atmc-tool export --onnx, then atmc-tool verify")
+
+
+def _show_plan(feasibility: "Feasibility", as_json: bool) -> None:
+    from atmc_tool.cli.render import show_json, show_line, show_table
+    from atmc_tool.config import to_yaml
+
+    config, table = feasibility.start.config, feasibility.table()
+    if as_json:
+        show_json({"config": config.model_dump(mode="json"), "feasibility": table})
+        return
+    show_line(to_yaml(config))
+    sizes = table["sizes"]
+    show_table(
+        "What is feasible (estimated from the weights as they are; the network exports)",
+        ["size", "kept", "share", "nominal bytes", "bytes of model.atmc"],
+        [[name, s["kept"], f"{s['share']:.4%}", s["nominal_bytes"], s["file_bytes"]] for name, s in sizes.items()],
+    )
+    show_table(
+        "Kept per layer",
+        ["layer", "shape", *sizes],
+        [
+            [name, "×".join(map(str, shape)), *(size["layers"][name] for size in sizes.values())]
+            for name, shape in table["layers"].items()
+        ],
+    )
+    show_line(f"not compressed: {', '.join(table['not_compressed']) or 'nothing'}")

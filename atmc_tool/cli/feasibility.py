@@ -1,0 +1,102 @@
+"""What a budget means for a network before any training: entries and bytes, in all and per layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from atmc_tool.budget import Budget, compressible, kept_for_bytes, kept_for_share
+from atmc_tool.cli.start import Start
+from atmc_tool.cli.subject import arrays
+from atmc_tool.compressed import CompressedModel, CompressedWeight
+from atmc_tool.config import parse_size
+from atmc_tool.methods.atmc import Atmc
+from exporters.atmc_file import describe, encode_model, encoded_bytes
+
+# The numbers measured at the end are not known yet; these take as many bytes as any, and then some.
+METRICS_LIKE = {
+    "clean_accuracy": 0.9786534198723415,
+    "n": 10000,
+    "split": "test",
+    "images_sha256": "5b7f0e3a" * 8,
+    "robust_accuracy": 0.8412398756120934,
+    "norm": "linf",
+    "attack": "pgd",
+    "steps": 100,
+    "restarts": 10,
+    "seed": 0,
+}
+RESERVED_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """The budget of a compression.
+
+    total:   weights of all compressed layers
+    minimum: entries that must be kept at least
+    """
+
+    start: Start
+    budget: Budget
+    total: int
+    minimum: int
+
+    def table(self) -> dict[str, Any]:
+        """Facts of the smallest, the asked for and the largest model: entries, nominal and real bytes, per layer."""
+        sizes = {"smallest": self.minimum, "asked for": self.budget.kept, "largest": self.total}
+        facts = {name: describe(encode_model(_assemble(self.start, self._sketch(k)))) for name, k in sizes.items()}
+        return {
+            "compressed_weights": self.total,
+            "sizes": {
+                name: {
+                    "kept": fact["totals"]["kept"],
+                    "share": fact["totals"]["kept"] / self.total,
+                    "nominal_bytes": -(-fact["totals"]["nominal_bits"] // 8),
+                    "file_bytes": fact["totals"]["file_bytes"],
+                    "layers": {layer["name"]: layer["kept"] for layer in fact["layers"]},
+                }
+                for name, fact in facts.items()
+            },
+            "layers": {layer["name"]: layer["shape"] for layer in facts["largest"]["layers"]},
+            "not_compressed": compressible(self.start.network)[1],
+        }
+
+    def _sketch(self, kept: int) -> Mapping[str, CompressedWeight]:
+        return sketch(self.start, kept)
+
+
+def check_feasible(start: Start) -> Feasibility:
+    """The budget that the configuration asks for.
+
+    Raises:
+        InfeasibleBudgetError: it can't be met; names the smallest that can.
+    """
+    chosen, _ = compressible(start.network)
+    total, minimum = sum(weight.numel() for weight in chosen.values()), len(chosen)
+    config = start.config.compress
+    if config.size is None:
+        assert config.keep is not None
+        return Feasibility(start, Budget(kept_for_share(config.keep, total, minimum)), total, minimum)
+    number, relative = parse_size(config.size)
+    dense = 4 * sum(tensor.numel() for tensor in start.network.state_dict().values())
+    limit = int(dense / number if relative else number)
+
+    def size_of(weights: Mapping[str, CompressedWeight]) -> int:
+        return encoded_bytes(_assemble(start, weights)) + RESERVED_BYTES
+
+    kept = kept_for_bytes(lambda k: size_of(sketch(start, k)), limit, minimum, total)
+    return Feasibility(start, Budget(kept, limit, size_of), total, minimum)
+
+
+def sketch(start: Start, kept: int) -> Mapping[str, CompressedWeight]:
+    """The weights as they are, projected at once on `kept` entries and codebooks, without training."""
+    method = Atmc(start.network, start.config.compress, Budget(kept))
+    method.finish()
+    return method.compressed()
+
+
+def _assemble(start: Start, weights: Mapping[str, CompressedWeight]) -> CompressedModel:
+    """A model of the size that it will have; everything but `weights` as it is in the network right now."""
+    rest = {name: array for name, array in arrays(start.network.state_dict()).items() if name not in weights}
+    measured = {**METRICS_LIKE, "eps": start.threat_model.text}
+    return CompressedModel(weights, rest, start.skeleton, start.manifest({"dense": measured, "compressed": measured}))

@@ -1,0 +1,194 @@
+"""What a person sees: tables on stdout, progress on stderr. The only file that imports rich."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from atmc_tool.cli.options import is_quiet, is_verbose
+
+if TYPE_CHECKING:
+    from atmc_tool.training import Event
+
+PLAIN_WIDTH = 110
+LABELS = {
+    "validation_clean": "clean",
+    "validation_robust": "robust",
+    "primal_residual": "primal",
+    "dual_residual": "dual",
+}
+QUIET_SECONDS = 5.0  # between two lines where stderr is no terminal
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, figures: bool = True) -> None:
+    """A table on stdout; the first column is text, the others are `figures` or text."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index and figures else "left", overflow="fold")
+    for row in rows:
+        # Text, not str: a name in brackets is no markup.
+        table.add_row(*(Text(_plain(cell)) for cell in row))
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
+
+
+def show_line(text: str, *, bold: bool = False) -> None:
+    """A line of the result on stdout."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console.print(text, style="bold" if bold else None, markup=False)
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def note(text: str) -> None:
+    """A line for people on stderr; none with -q."""
+    if not is_quiet():
+        click.echo(text, err=True)
+
+
+def _plain(cell: object) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+@contextmanager
+def training_progress(name: str) -> Iterator[Callable[["Event"], None]]:
+    """A function that shows each event of a training on stderr: a bar on a terminal, else a line per epoch."""
+    if is_quiet():
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar() as bar:
+            yield _BarProgress(name, bar)
+    else:
+        yield _PlainProgress(name)
+
+
+class _BarProgress:
+    """A bar over all steps. A step brings no accuracies: those of the last epoch stay in sight."""
+
+    def __init__(self, name: str, bar: Progress) -> None:
+        self._name, self._bar = name, bar
+        self._task = bar.add_task(name, total=None, facts="")
+
+    def __call__(self, event: "Event") -> None:
+        description = f"{self._name}, epoch {event.epoch}/{event.epochs}"
+        self._bar.update(self._task, completed=event.step, total=event.steps, description=description)
+        if event.kind == "epoch":
+            self._bar.update(self._task, facts=_facts(event.metrics))
+
+
+class _PlainProgress:
+    """One line per epoch (per step with -v), with the time left at the pace since the first event."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, event: "Event") -> None:
+        if self._first is None:
+            self._first = (event.step, time.monotonic())
+        if event.kind != "epoch" and not is_verbose():
+            return
+        steps, seconds = event.step - self._first[0], time.monotonic() - self._first[1]
+        left = f"  ETA {_clock(seconds / steps * (event.steps - event.step))}" if steps else ""
+        click.echo(
+            f"{self._name}: epoch {event.epoch}/{event.epochs}  step {event.step}/{event.steps}  "
+            f"{_facts(event.metrics)}{left}",
+            err=True,
+        )
+
+
+@contextmanager
+def counted(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A function `progress(done, total)` that shows on stderr how much is done, and the time left."""
+    if is_quiet():
+        yield lambda _done, _total: None
+    elif sys.stderr.isatty():
+        with _bar() as bar:
+            task = bar.add_task(name, total=None, facts="")
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        yield _PlainCount(name)
+
+
+@contextmanager
+def staged() -> Iterator[Callable[[str, int, int], None]]:
+    """A function `progress(stage, done, total)`: as `counted`, one after the other for each stage."""
+    if is_quiet():
+        yield lambda _stage, _done, _total: None
+    elif sys.stderr.isatty():
+        with _bar() as bar:
+            tasks: dict[str, TaskID] = {}
+
+            def update(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=None, facts="")
+                bar.update(tasks[stage], completed=done, total=total)
+
+            yield update
+    else:
+        counts: dict[str, _PlainCount] = {}
+        yield lambda stage, done, total: counts.setdefault(stage, _PlainCount(stage))(done, total)
+
+
+class _PlainCount:
+    """A line every few seconds; none for what is done sooner."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < QUIET_SECONDS or not done:
+            return
+        self._last = now
+        left = (now - self._start) / done * (total - done)
+        click.echo(f"{self._name}: {done}/{total}  ETA {_clock(left)}", err=True)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}", markup=False),
+        console=Console(stderr=True),
+    )
+
+
+def _facts(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{LABELS.get(name, name)} {value:.4g}" for name, value in metrics.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,76 @@
+"""What lies where in a run folder, and when a command may write into one."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from atmc_tool.errors import InputError, UsageError
+
+MODEL = "model.atmc"
+ONNX = "model.onnx"
+REPORT = "verify.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one training or compression, with the artefacts made from it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """State to resume from."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The compressed network."""
+        return self.path / MODEL
+
+    def own(self) -> list[Path]:
+        """Everything that commands write here; `--overwrite` removes these and nothing else."""
+        names = ("metrics.jsonl", MODEL, ONNX, "model.safetensors", REPORT)
+        return [self.config, self.checkpoints, *(self.path / name for name in names)]
+
+    def check_free(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse to write over what is there unless told to, and to resume what is not there. Changes nothing.
+
+        Raises:
+            UsageError: non-empty and neither `resume` nor `overwrite`; both; or nothing to resume.
+        """
+        if resume and overwrite:
+            raise UsageError("--resume and --overwrite exclude each other", hint="keep the state or replace it")
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is not a folder", hint="choose another one with -o")
+        there = self.path.is_dir() and any(self.path.iterdir())
+        if resume and not self.config.is_file():
+            raise UsageError(f"nothing to resume in {self.path}", hint="leave out --resume to start a new run")
+        if there and not (resume or overwrite):
+            raise UsageError(f"{self.path} is not empty", hint="--resume goes on, --overwrite replaces, -o elsewhere")
+
+    def clear(self) -> None:
+        """Remove what an earlier run left; files of others stay."""
+        for path in self.own():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def locate(path: Path | None, run: Path, name: str) -> Path:
+    """The artefact `name` that a command works on: `path` itself, or in the folder `path`, or in the run folder.
+
+    Raises:
+        InputError: it is not there; the hint names the command that makes it.
+    """
+    folder = run if path is None else path
+    found = folder if path is not None and not path.is_dir() else folder / name
+    if not found.is_file():
+        makers = {MODEL: "atmc-tool compress model.pt", ONNX: "atmc-tool export --onnx"}
+        raise InputError(f"{found} is not there", hint=f"make it with '{makers[name]}', or name a file or run folder")
+    return found

@@ -1,0 +1,131 @@
+"""What a compression starts from: the network in a file, its data and threat model, checked before any training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from atmc_tool.cli.settings import resolve, trusted_data
+from atmc_tool.cli.subject import check_fit, load_named, per_channel, versions
+from atmc_tool.config import Config, build_config, merge
+from atmc_tool.data import DataSet
+from atmc_tool.errors import InputError, UsageError
+from atmc_tool.model_card import ModelCard
+from atmc_tool.models.reading import choose_architecture, fit_state, read_model
+from atmc_tool.plugins import is_callable_spec
+from atmc_tool.threat_model import ThreatModel
+from exporters.onnx_skeleton import trace_skeleton
+
+DEFAULT_KEEP = 0.05
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained network and everything that its compression needs to know.
+
+    config:   with nothing left open: network, data, threat model and budget are stated
+    network:  on the CPU, with the weights of the file
+    skeleton: its graph, so that it is known to export
+    card:     of the network; without metrics
+    digest:   of the model's file
+    """
+
+    config: Config
+    network: nn.Module
+    data: DataSet
+    threat_model: ThreatModel
+    skeleton: bytes
+    card: ModelCard
+    digest: str
+
+    def manifest(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest of the compressed network."""
+        config = self.config.model_dump(mode="json", exclude={"run": True, "train": True, "data": {"dir"}})
+        return {
+            "card": self.card.model_dump(mode="json"),
+            "config": config,
+            "versions": versions(),
+            "digests": {"model": self.digest, "data": self.data.digest},
+            "policy": config["policy"],
+            "metrics": dict(metrics),
+        }
+
+
+def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> Start:
+    """Read the network in `path`. What the user does not state is what `recorded` (of a resumed run) or the file says.
+
+    Raises:
+        UsageError: something is stated nowhere, or a value can't be.
+        InputError: the file or the data are damaged, or do not fit each other.
+        AtmcError: the network can't be exported.
+    """
+    file = read_model(path, trust_pickle)
+    stated = resolve()
+    config = resolve(merge(_card_settings(file.card), recorded))
+    if stated.model.arch is None and config.model.arch is not None and is_callable_spec(config.model.arch):
+        raise InputError(
+            f"the run's network is {config.model.arch!r}, code that is not run on the word of a file",
+            hint=f"--arch {config.model.arch}",
+        )
+    architecture = choose_architecture(file, config.model.arch)
+    threat_model = config.threat_model.parse()
+    if threat_model is None:
+        raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
+    torch.manual_seed(config.seed)
+    network = architecture.build()
+    fit_state(network, file.state)
+    data = load_named(config, trusted_data(stated.data.name, config.data.name))
+    shape = architecture.image_shape or (file.card.image_shape if file.card else None)
+    check_fit(network, architecture.name, data, shape)
+    channels = data.image_shape[0]
+    mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
+    std = per_channel("model.std", config.model.std or architecture.std, channels)
+    budget = {} if config.compress.keep or config.compress.size else {"keep": DEFAULT_KEEP}
+    return Start(
+        config=build_config(
+            merge(
+                config.model_dump(),
+                {
+                    "model": {"arch": architecture.name, "mean": mean, "std": std},
+                    "data": {"name": data.name},
+                    "compress": budget,
+                },
+            )
+        ),
+        network=network,
+        data=data,
+        threat_model=threat_model,
+        skeleton=trace_skeleton(network, data.image_shape, data.n_classes, mean, std),
+        card=ModelCard(
+            arch=architecture.name,
+            image_shape=data.image_shape,
+            n_classes=data.n_classes,
+            class_names=data.class_names,
+            mean=mean,
+            std=std,
+            data=data.name,
+            eps=threat_model.text,
+            seed=config.seed,
+        ),
+        digest=file.digest,
+    )
+
+
+def _card_settings(card: ModelCard | None) -> dict[str, Any]:
+    """What a file says of itself, as configuration; all but its network, which `choose_architecture` handles."""
+    if card is None:
+        return {}
+    return {
+        "seed": card.seed,
+        "model": {"mean": card.mean, "std": card.std},
+        "data": {"name": card.data},
+        "threat_model": {"eps": card.eps},
+    }
+
+
+def copied(state: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Tensors of their own on `device`."""
+    return {name: tensor.detach().to(device, copy=True) for name, tensor in state.items()}

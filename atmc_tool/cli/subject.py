@@ -1,0 +1,127 @@
+"""What `train` and `compress` share: a network on its data, checked to fit each other, and its measurement."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from atmc_tool import __version__
+from atmc_tool.cli.interrupt import stop_on_interrupt
+from atmc_tool.cli.render import training_progress
+from atmc_tool.cli.run_folder import RunFolder
+from atmc_tool.cli.settings import portable
+from atmc_tool.config import Config, to_yaml
+from atmc_tool.data import DataSet, load_data
+from atmc_tool.errors import InputError, UsageError
+from atmc_tool.files import sha256, write_atomic
+from atmc_tool.methods.method import Method
+from atmc_tool.training import Setup, train
+
+VERSIONED = ("torch", "numpy", "onnx", "onnxscript")
+
+
+def load_named(config: Config, spec: str) -> DataSet:
+    """The data set `spec`, split and limited as the configuration says.
+
+    Raises:
+        UsageError, InputError: see `load_data`.
+    """
+    wanted = config.data
+    return load_data(spec, data_dir=wanted.dir, seed=config.seed, validation=wanted.validation, limit=wanted.limit)
+
+
+def per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """One value per channel of the images; a single one stands for all.
+
+    Raises:
+        UsageError: another number of values.
+    """
+    if len(values) not in (1, channels):
+        raise UsageError(f"{name} does not fit the images", expected=f"1 or {channels} values", got=len(values))
+    return values * channels if len(values) == 1 else values
+
+
+def check_fit(network: nn.Module, name: str, data: DataSet, image_shape: tuple[int, int, int] | None) -> None:
+    """Run `network` on images like those of `data`, so that what does not fit is said before any training.
+
+    image_shape: what the network is made for, where that is known
+
+    Raises:
+        InputError: it does not take such images, or gives another number of logits than there are classes.
+    """
+    shape = data.image_shape
+    hint = "choose another --arch or --data"
+    if image_shape is not None and image_shape != shape:
+        what = f"{name} is not made for the images of {data.name}"
+        raise InputError(what, expected=f"{image_shape} (C, H, W)", got=shape, hint=hint)
+    network.eval()
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{name} does not take the images of {data.name}, {shape}", got=first, hint=hint) from error
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, data.n_classes):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(
+            f"{name} does not fit the classes of {data.name}",
+            expected=f"logits (N, {data.n_classes})",
+            got=got,
+            hint=hint,
+        )
+
+
+def resume_digest(config: Config, section: str, **inputs: str) -> str:
+    """SHA-256 of everything that must be equal for a checkpoint to be resumed: settings that train, and inputs."""
+    settings = portable(config)
+    used = {key: settings[key] for key in ("seed", "model", "data", "threat_model", "attack", section)}
+    return sha256(json.dumps({**used, **inputs}, sort_keys=True).encode())
+
+
+def run_training(
+    config: Config,
+    section: Literal["train", "compress"],
+    setup: Setup,
+    method: Method,
+    folder: RunFolder,
+    *,
+    select: bool,
+    resume: bool,
+    **inputs: str,
+) -> None:
+    """Train into `folder`, with progress and Ctrl-C; before that what an earlier run left there is removed.
+
+    `inputs` are digests of what the run starts from.
+    """
+    schedule = config.train if section == "train" else config.compress
+    digest = resume_digest(config, section, data=setup.data.digest, **inputs)
+    if not resume:
+        folder.clear()
+    write_atomic(folder.config, to_yaml(config).encode())
+    with (
+        stop_on_interrupt() as stop,
+        training_progress(section) as report,
+    ):
+        train(
+            setup, method, schedule, folder.path, digest=digest, select=select, resume=resume, report=report, stop=stop
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a training's result."""
+    found = {"atmc_tool": __version__, "python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def arrays(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The tensors as NumPy arrays of their own."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}

@@ -1,0 +1,126 @@
+"""`atmc-tool train`: a dense network, adversarially trained, in a file that says what it is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from atmc_tool.cli.options import (
+    PATH,
+    as_json,
+    config_sources,
+    network_and_data,
+    new_or_old,
+    schedule,
+    setting,
+    verbosity,
+)
+from atmc_tool.errors import UsageError
+
+if TYPE_CHECKING:
+    from atmc_tool.cli.run_folder import RunFolder
+    from atmc_tool.config import Config
+    from atmc_tool.data import DataSet
+    from atmc_tool.model_card import ModelCard
+    from atmc_tool.models import Architecture
+
+SUFFIXES = (".pt", ".safetensors")
+
+
+@click.command("train", epilog="Example: atmc-tool train --data digits --arch digits-cnn --eps 0.1 -o model.pt")
+@click.option("-o", "--output", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
+@network_and_data
+@setting("train.natural", "--natural", is_flag=True, default=None, help="Train without attacks.")
+@schedule("train")
+@config_sources
+@new_or_old
+@as_json
+@verbosity
+def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
+    """Train a dense network against PGD, or naturally.
+
+    Checkpoints and metrics go to a folder beside the output: model.train for model.pt. Ctrl-C saves the state.
+    """
+    from atmc_tool.cli.run_folder import RunFolder
+    from atmc_tool.cli.settings import resolve_run
+
+    folder = RunFolder(output.with_suffix(".train"))
+    if output.suffix not in SUFFIXES:
+        raise UsageError(f"can't write a network to {output}", expected="a name that ends in .pt or .safetensors")
+    folder.check_free(resume=resume, overwrite=overwrite)
+    if output.exists() and not (resume or overwrite):
+        raise UsageError(f"{output} exists", hint="--overwrite replaces it, -o names another file")
+    config = resolve_run(folder.config if resume else None)
+    card = _train(config, output, folder, resume=resume)
+    _show(output, card, as_json)
+
+
+def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool) -> "ModelCard":
+    """Train, measure, write `output`; its card."""
+    import torch
+
+    from atmc_tool.cli.measurement import measure
+    from atmc_tool.cli.settings import trusted_data
+    from atmc_tool.cli.subject import check_fit, load_named, per_channel, run_training
+    from atmc_tool.methods.dense import Dense
+    from atmc_tool.model_card import ModelCard
+    from atmc_tool.models.writing import write_model
+    from atmc_tool.training import Setup, select_device
+
+    threat_model = config.threat_model.parse()
+    if threat_model is None and not config.train.natural:
+        raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1, or --natural")
+    device = select_device(config.device)
+    data = load_named(config, trusted_data(config.data.name, None))
+    architecture = _architecture(config, data)
+    torch.manual_seed(config.seed)
+    network = architecture.build()
+    check_fit(network, architecture.name, data, architecture.image_shape)
+    channels = data.image_shape[0]
+    mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
+    std = per_channel("model.std", config.model.std or architecture.std, channels)
+    attacked = None if config.train.natural else threat_model
+    setup = Setup(network.to(device), mean, std, device, data, attacked, config.attack, config.seed)
+    run_training(config, "train", setup, Dense(network, config.train), folder, select=True, resume=resume)
+    state = network.state_dict()
+    card = ModelCard(
+        arch=architecture.name,
+        image_shape=data.image_shape,
+        n_classes=data.n_classes,
+        class_names=data.class_names,
+        mean=mean,
+        std=std,
+        data=data.name,
+        eps=threat_model.text if threat_model else None,
+        seed=config.seed,
+        metrics=measure(network, state, mean, std, data, threat_model, config.evaluation, "the trained network"),
+    )
+    write_model(output, state, card)
+    return card
+
+
+def _architecture(config: "Config", data: "DataSet") -> "Architecture":
+    from atmc_tool.models import ARCHITECTURES, resolve_architecture
+
+    if config.model.arch is not None:
+        return resolve_architecture(config.model.arch)
+    shapes = (data.image_shape, data.n_classes)
+    fitting = [known.name for known in ARCHITECTURES.values() if (known.image_shape, known.n_classes) == shapes]
+    hint = f"{', '.join(fitting)} fits {data.name}" if fitting else ""
+    raise UsageError("which network?", expected="--arch NAME, pkg.mod:callable or file.py:callable", hint=hint)
+
+
+def _show(output: Path, card: "ModelCard", as_json: bool) -> None:
+    from atmc_tool.cli.render import show_json, show_line, show_table
+
+    size = output.stat().st_size
+    if as_json:
+        show_json({"model": str(output), "bytes": size, "card": card.model_dump(mode="json")})
+        return
+    measured = card.metrics
+    rows: list[list[object]] = [["clean accuracy", measured["clean_accuracy"]]]
+    if "robust_accuracy" in measured:
+        attack = f"PGD-{measured['steps']}, worst of {measured['restarts']}, eps {measured['eps']}"
+        rows.append([f"robust accuracy ({attack})", measured["robust_accuracy"]])
+    show_table(f"{card.arch} on {measured['n']} test images of {card.data}", ["measured", "value"], rows)
+    show_line(f"{output} ({size:,} bytes)   next: atmc-tool compress {output}")

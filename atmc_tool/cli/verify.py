@@ -1,0 +1,163 @@
+"""`atmc-tool verify`: attack the exported file itself, and judge it. Needs no torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atmc_tool.cli.options import BYTES, EPS, PATH, as_json, config_sources, data, setting, verbosity
+from atmc_tool.errors import GateFailedError, UsageError
+
+if TYPE_CHECKING:
+    from evaluators.statistics import Proportion
+    from evaluators.verification import Verification
+
+PROBABILITY = click.FloatRange(0, 1)
+SEED = 0  # of the choice of images and of the attacks, as at compression
+
+
+@click.command("verify", epilog="Example: atmc-tool verify --min-robust 0.6 --max-bytes 20KB")
+@click.argument("artefact", metavar="[RUN|model.onnx]", type=PATH, required=False)
+@data
+@setting("threat_model.eps", "--eps", type=EPS, help="Radius of the l-infinity ball; default: as compressed.")
+@setting("evaluation.steps", "--steps", type=click.IntRange(1), help="Steps of PGD; default 20.")
+@setting("evaluation.restarts", "--restarts", type=click.IntRange(1), help="Starts of PGD; default 3.")
+@setting("evaluation.n", "-n", type=click.IntRange(1), help="Test images; default 1000.")
+@setting("policy.min_clean", "--min-clean", type=PROBABILITY, help="Lower 95 % bound of clean accuracy.")
+@setting("policy.min_robust", "--min-robust", type=PROBABILITY, help="Lower 95 % bound of robust accuracy.")
+@setting("policy.max_drop", "--max-drop", type=PROBABILITY, help="Fall below the numbers recorded at compression.")
+@setting("policy.max_bytes", "--max-bytes", type=BYTES, help="Size of the file, such as 20KB.")
+@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("-o", "--output", type=PATH, help="Folder for verify.json; default: where the artefact lies.")
+@setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
+@config_sources
+@as_json
+@verbosity
+def command(
+    artefact: Path | None,
+    provider: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Attack the exported file in onnxruntime and gate on the result.
+
+    Exits with 0 where every check passes and with 5 where one fails; verify.json is written in both cases.
+    """
+    from atmc_tool.cli.render import show_json
+    from atmc_tool.cli.run_folder import ONNX, REPORT, locate
+    from atmc_tool.cli.settings import resolve
+    from atmc_tool.files import write_atomic
+
+    path = locate(artefact, resolve().run, ONNX)
+    report, verification = _verify(path, provider)
+    destination = (output or path.parent) / REPORT
+    write_atomic(destination, (json.dumps(report, indent=2) + "\n").encode())
+    if as_json:
+        show_json(report)
+    else:
+        _show(report, verification, destination)
+    failed = verification.verdict.failed
+    if not verification.verdict.passed:
+        reasons = "; ".join(f"{check.name}: {check.reason}" for check in failed) or "no check could be applied"
+        raise GateFailedError(f"gate failed: {reasons}", hint=f"{destination} has the evidence")
+
+
+def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
+    """The report and what it rests on."""
+    from atmc_tool import __version__
+    from atmc_tool.cli.origin import find_origin
+    from atmc_tool.cli.render import note, staged
+    from atmc_tool.cli.settings import resolve, trusted_data
+    from atmc_tool.data import load_data, test_subset
+    from atmc_tool.files import read_bytes, sha256
+    from evaluators.classifier import MAX_BYTES, OrtClassifier, decoded_weights, parse_onnx
+    from evaluators.policy import parse_policy
+    from evaluators.robustness import AttackSettings
+    from evaluators.verification import Artefact, verify
+
+    stated = resolve()
+    content = read_bytes(path, MAX_BYTES)
+    model = parse_onnx(content, str(path))
+    origin = find_origin(path, model, stated.run)
+    config = resolve(origin.settings)
+    threat_model = config.threat_model.parse()
+    if threat_model is None:
+        raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
+    name = trusted_data(stated.data.name, config.data.name)
+    data = load_data(
+        name,
+        data_dir=config.data.dir,
+        seed=config.seed,
+        validation=config.data.validation,
+        limit=config.data.limit,
+    )
+    images = test_subset(data.test, config.evaluation.n, SEED)
+    first = OrtClassifier(model, provider)
+    if first.note:
+        note(first.note)
+    artefact = Artefact(str(path), len(content), sha256(content), origin.digests)
+    with staged() as progress:
+        verification = verify(
+            lambda: OrtClassifier(model, provider),
+            images.images,
+            images.labels,
+            threat_model,
+            artefact,
+            image_shape=first.facts.image_shape,
+            settings=AttackSettings(
+                steps=config.evaluation.steps,
+                restarts=config.evaluation.restarts,
+                square_queries=config.evaluation.square_queries,
+                seed=SEED,
+            ),
+            policy=parse_policy(config.policy),
+            expected=origin.expected,
+            decoded=None if origin.expected is None else decoded_weights(model, origin.expected.names),
+            recorded=origin.metrics.get("compressed"),
+            progress=progress,
+        )
+    verification = origin.judged(verification)
+    report = {
+        "atmc_tool": __version__,
+        "provider": first.provider,
+        "data": {"name": data.name, "sha256": data.digest},
+        "dense": origin.metrics.get("dense"),
+        **verification.to_json(),
+    }
+    return report, verification
+
+
+def _show(report: Mapping[str, Any], verification: "Verification", destination: Path) -> None:
+    from atmc_tool.cli.render import show_line, show_table
+
+    dense, recorded = report["dense"] or {}, report["recorded"] or {}
+    rows: list[list[object]] = []
+    if verification.clean is not None:
+        rows.append(_row("clean", verification.clean, dense.get("clean_accuracy"), recorded.get("clean_accuracy")))
+    attacks = () if verification.robustness is None else verification.robustness.attacks
+    for index, attack in enumerate(attacks):
+        before = [facts.get("robust_accuracy") if index == 0 else None for facts in (dense, recorded)]
+        rows.append(_row(f"under {attack.name}", attack.accuracy, *before))
+    if verification.robust is not None:
+        rows.append(_row("worst case over all attacks", verification.robust, None, None))
+    artefact, images = verification.artefact, report["data"]["name"]
+    show_table(
+        f"{artefact.name} ({artefact.bytes:,} bytes) on {images}, {verification.threat_model}, onnxruntime "
+        f"{report['provider']}",
+        ["accuracy", "here", "95 % interval", "n", "compressed, recorded", "dense, recorded"],
+        rows,
+    )
+    checks = [[check.name, check.status, check.reason] for check in verification.verdict.checks]
+    show_table("Checks", ["check", "status", "reason"], checks, figures=False)
+    verdict = verification.verdict
+    words = "PASSED" if verdict.passed else f"FAILED ({', '.join(check.name for check in verdict.failed)})"
+    grade = "" if verdict.grade == "release" else ", smoke test only: fewer than 512 images"
+    show_line(f"verdict: {words}{grade}", bold=True)
+    show_line(f"report: {destination}")
+
+
+def _row(name: str, measured: "Proportion", dense: float | None, compressed: float | None) -> list[object]:
+    interval = measured.clopper_pearson
+    return [name, measured.value, f"{interval.low:.4f} to {interval.high:.4f}", measured.n, compressed, dense]
