@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from atmc_tool.compressed import CompressedModel
+from atmc_tool.errors import InputError
 from evaluators.gate import Check
 
 PRODUCT_TOLERANCE = 1e-6  # of the largest value: a product's sums may be taken in another order
@@ -31,15 +34,27 @@ class ExpectedWeights:
 
 
 def expected_weights(model: CompressedModel) -> ExpectedWeights:
-    """What the graph of `model` must decode to: final weights, stored factors (`conv1.weight.V`), everything else.
+    """What the graph of `model` must decode to: the parameters it takes, and the stored factors of weights among them.
 
-    Integers of the state dict, such as the step count of a batch norm, take no part in inference.
+    A factor that multiplies an absent one is not needed, and not decoded.
+
+    Raises:
+        InputError: the graph in `model` is damaged.
     """
-    exact = {name: array for name, array in model.rest.items() if array.dtype.kind == "f"}
+    try:
+        parameters = [value.name for value in onnx.load_model_from_string(model.skeleton).graph.input[1:]]
+    except DecodeError as error:
+        raise InputError(f"the graph in the model is damaged: {error}") from error
+    exact: dict[str, NDArray[Any]] = {name: model.rest[name] for name in parameters if name in model.rest}
     products: dict[str, NDArray[Any]] = {}
-    for name, weight in model.weights.items():
-        stored = {factor: tensor for factor, tensor in weight.factors.items() if tensor.kept}
-        exact.update({f"{name}.{factor}": tensor.dense() for factor, tensor in stored.items()})
+    for name in parameters:
+        if name not in model.weights:
+            continue
+        weight = model.weights[name]
+        stored = {factor: tensor.dense() for factor, tensor in weight.factors.items() if tensor.kept}
+        if weight.main not in stored:
+            stored = {factor: dense for factor, dense in stored.items() if factor == "C"}
+        exact |= {f"{name}.{factor}": dense for factor, dense in stored.items()}
         (exact if len(stored) <= 1 else products)[name] = weight.dense()
     return ExpectedWeights(exact, products)
 

@@ -107,29 +107,29 @@ def verify(
     Raises:
         InputError: images or labels are not what they must be.
     """
-    floats, labels = _floats(images, labels, image_shape), labels.astype(np.int64)
+    floats, targets = _floats(images, labels, image_shape), labels.astype(np.int64)
     classifier = make_classifier()
-    digest = images_digest(images, labels)
+    digest = images_digest(images, targets)
     report = None if progress is None else lambda done, total: progress("clean accuracy", done, total)
     logits = batched_logits(classifier, floats, settings.batch_size, report)
-    checks = [_check_statement(artefact, threat_model, settings, len(labels)), _check_parity(expected, decoded)]
-    checks.append(check_logits(logits, len(labels)))
+    checks = [_check_statement(artefact, threat_model, settings, len(targets)), _check_parity(expected, decoded)]
+    checks.append(check_logits(logits, len(targets)))
     clean, robustness = None, None
     if checks[-1].passed:
-        if labels.max() >= logits.shape[1]:
+        if targets.max() >= logits.shape[1]:
             raise InputError(
-                "labels are out of range", expected=f"0 to {logits.shape[1] - 1}", got=f"a label {int(labels.max())}"
+                "labels are out of range", expected=f"0 to {logits.shape[1] - 1}", got=f"a label {int(targets.max())}"
             )
-        clean = accuracy(logits, labels)
+        clean = accuracy(logits, targets)
         checks.append(check_determinism(classifier, floats[:DETERMINISM_IMAGES]))
-        robustness = attack(classifier, floats, labels, threat_model.eps, settings, progress)
-        checks += _attack_checks(classifier, make_classifier(), floats, labels, robustness, threat_model.eps, settings)
+        robustness = attack(classifier, floats, targets, threat_model.eps, settings, progress)
+        checks += _attack_checks(classifier, make_classifier(), floats, targets, robustness, threat_model.eps, settings)
     else:
         checks += [Check(name, None, "the outputs are no logits") for name in ("determinism", *ATTACK_CHECKS)]
-    conditions = _image_conditions(len(labels), split, digest, recorded)
+    conditions = _image_conditions(len(targets), split, digest, recorded)
     checks += _policy_checks(policy, artefact, clean, robustness, recorded, conditions, threat_model)
     return Verification(
-        verdict=judge(checks, len(labels)),
+        verdict=judge(checks, len(targets)),
         artefact=artefact,
         threat_model=threat_model,
         settings=settings,

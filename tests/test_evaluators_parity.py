@@ -1,10 +1,13 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
+from atmc_tool.errors import InputError
 from evaluators.parity import expected_weights, parity
 
 
@@ -30,7 +33,16 @@ def model() -> CompressedModel:
         "bn.num_batches_tracked": np.array(7),
         "scalar": np.array(0.5, np.float32),
     }
-    return CompressedModel({"conv.weight": plain, "fc.weight": tall}, rest, b"", {})
+    weights = {"conv.weight": plain, "fc.weight": tall, "unused": plain}
+    taken = {"conv.weight": (4, 2, 3, 3), "fc.weight": (30, 10), "conv.bias": (4,), "scalar": ()}
+    return CompressedModel(weights, rest, skeleton(taken), {})
+
+
+def skeleton(parameters: dict[str, tuple[int, ...]]) -> bytes:
+    """A graph that takes these parameters after its image."""
+    values = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1, 8, 8])]
+    values += [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in parameters.items()]
+    return helper.make_model(helper.make_graph([], "skeleton", values, [])).SerializeToString()
 
 
 def decode(model: CompressedModel) -> dict[str, NDArray[Any]]:
@@ -107,3 +119,18 @@ def test_one_changed_codebook_value_is_found(model: CompressedModel) -> None:
     check = parity(expected_weights(model), changed)
     assert check.passed is False
     assert check.evidence["differing_values"] == 2 * changed_values.sum()
+
+
+def test_a_factor_of_an_absent_one_is_not_asked_for(model: CompressedModel) -> None:
+    empty = sparsify(np.zeros((4, 18), np.float32), quantized=True)
+    side = sparsify(np.ones((4, 4), np.float32), quantized=True)
+    weight = CompressedWeight((4, 2, 3, 3), {"U": side, "V": empty, "C": model.weights["unused"].factors["V"]})
+    changed = replace(model, weights={**model.weights, "conv.weight": weight})
+    expected = expected_weights(changed)
+    assert {"conv.weight", "conv.weight.C"} == {name for name in expected.exact if name.startswith("conv.weight")}
+    np.testing.assert_array_equal(expected.exact["conv.weight"], model.weights["conv.weight"].dense())
+
+
+def test_a_damaged_graph_is_bad_input(model: CompressedModel) -> None:
+    with pytest.raises(InputError, match="damaged"):
+        expected_weights(replace(model, skeleton=model.skeleton[:-3]))
