@@ -63,8 +63,9 @@ def test_views_and_shared_tensors_are_written_whole_and_small(suffix: str, tmp_p
 
 def test_torch_alone_reads_ours(tmp_path: Path) -> None:
     network = _network()
-    write_model(tmp_path / "model.pt", network.state_dict(), CARD)
+    write_model(tmp_path / "model.pt", network.state_dict(keep_vars=True), CARD)
     loaded = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert not any(tensor.requires_grad for tensor in loaded["state_dict"].values())
     other = _network()
     other.load_state_dict(loaded["state_dict"])
     assert ModelCard.model_validate_json(loaded["atmc_tool"]) == CARD
