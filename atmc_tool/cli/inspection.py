@@ -1,0 +1,184 @@
+"""What a file is, as plain facts: its kind, size, digest, layers, and what it says about itself."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atmc_tool.cli.run_folder import MODEL, ONNX, RunFolder
+from atmc_tool.errors import InputError
+from atmc_tool.files import read_bytes, sha256
+from exporters.manifest import DTYPES
+
+MAX_BYTES = 4 << 30
+_BITS = {name: 8 * np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
+KINDS = ".atmc, .onnx, .pt, .pth, .safetensors or a run folder"
+
+
+def inspect_path(path: Path, trust_pickle: bool) -> dict[str, Any]:
+    """The facts of the file or run folder `path`; only `.pt` and `.pth` need torch.
+
+    Raises:
+        InputError: missing, damaged, or of no known kind.
+    """
+    if path.is_dir():
+        return _run_folder(path)
+    readers = {".atmc": _atmc, ".onnx": _onnx, ".safetensors": _safetensors}
+    suffix = path.suffix.lower()
+    content = read_bytes(path, MAX_BYTES)
+    if not content:
+        raise InputError(f"{path} is empty", expected=KINDS)
+    if suffix in readers:
+        facts = readers[suffix](path, content)
+    elif suffix in (".pt", ".pth", ".th"):
+        facts = _torch(path, trust_pickle)
+    else:
+        raise InputError(f"{path} is of no known kind", expected=KINDS)
+    return {"path": str(path), "bytes": len(content), "sha256": sha256(content), **facts}
+
+
+def _run_folder(path: Path) -> dict[str, Any]:
+    folder = RunFolder(path)
+    files = [file for file in folder.own() if file.is_file()]
+    if not files:
+        raise InputError(f"{path} is no run folder", expected=f"config.yaml, {MODEL} or {ONNX} in it")
+    artefacts = [file for file in files if file.suffix in (".atmc", ".onnx", ".safetensors")]
+    return {
+        "path": str(path),
+        "kind": "run folder",
+        "files": [{"path": str(f), "bytes": f.stat().st_size, "sha256": sha256(f.read_bytes())} for f in files],
+        "checkpoints": sorted(file.name for file in folder.checkpoints.glob("*")),
+        "artefacts": [inspect_path(file, trust_pickle=False) for file in artefacts],
+    }
+
+
+def _atmc(path: Path, content: bytes) -> dict[str, Any]:
+    from exporters.atmc_file import describe
+
+    try:
+        facts = describe(content)
+    except InputError as error:
+        raise InputError(f"{path} can't be used: {error}") from error
+    layers = [part for layer in facts.pop("layers") for part in _atmc_layer(layer)]
+    layers += [
+        {"name": entry["name"], "shape": entry["shape"], "bits": _BITS[entry["dtype"]], "bytes": entry["bytes"]}
+        for entry in facts.pop("rest")
+    ]
+    return {"kind": "compressed network (.atmc)", "layers": layers, **facts}
+
+
+def _atmc_layer(layer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A weight, or where it is made of several factors, each of them."""
+    factors = layer["factors"]
+    if not factors:
+        return [{"name": layer["name"], "shape": layer["shape"], "kept": 0, "values": 0, "bytes": 0}]
+    alone = len(factors) == 1
+    return [
+        {
+            "name": layer["name"] if alone else f"{layer['name']}.{name}",
+            "shape": layer["shape"] if alone else factor["shape"],
+            "kept": factor["kept"],
+            "values": factor["codebook"] or None,
+            "bits": factor["bits"],
+            "bytes": factor["stored_bytes"],
+        }
+        for name, factor in factors.items()
+    ]
+
+
+def _onnx(path: Path, content: bytes) -> dict[str, Any]:
+    from evaluators.classifier import decoded_weights, optimized_operators, parse_onnx
+    from evaluators.classifier import facts as facts_of
+
+    model = parse_onnx(content, str(path))
+    stored = {tensor.name: len(tensor.SerializeToString()) for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    facts = facts_of(model, str(path))
+    image_dependent = {facts.input_name}
+    parameters: dict[str, None] = {}
+    for node in model.graph.node:
+        if image_dependent.intersection(node.input):
+            parameters |= dict.fromkeys(name for name in node.input if name and name not in image_dependent)
+            image_dependent.update(node.output)
+
+    def upstream(name: str) -> Iterator[str]:
+        yield name
+        for source in makers[name].input if name in makers else ():
+            yield from upstream(source)
+
+    arrays = decoded_weights(model, parameters)
+    layers = [
+        {**_layer(name, array), **_code(array), "bytes": sum(stored.get(part, 0) for part in set(upstream(name)))}
+        for name, array in arrays.items()
+        if array.dtype.kind == "f"
+    ]
+    return {
+        "kind": "network (.onnx)",
+        "opset": facts.opset,
+        "image_shape": list(facts.image_shape),
+        "batch": facts.batch,
+        "n_classes": facts.n_classes,
+        "metadata": {key: _parsed(value) for key, value in facts.metadata.items()},
+        "operators_after_optimisation": dict(sorted(optimized_operators(model).items())),
+        "layers": layers,
+    }
+
+
+def _safetensors(path: Path, content: bytes) -> dict[str, Any]:
+    import safetensors
+
+    try:
+        entries = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is damaged or not a safetensors file", got=str(error)) from error
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    layers = []
+    for name, entry in sorted(entries):
+        facts: dict[str, Any] = {"name": name, "shape": entry["shape"], "bytes": len(entry["data"])}
+        if entry["dtype"] in _BITS:
+            array = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            facts = _layer(name, array)
+        layers.append(facts)
+    metadata = {key: _parsed(value) for key, value in header.get("__metadata__", {}).items()}
+    return {"kind": "state dict (.safetensors)", "metadata": metadata, "layers": layers}
+
+
+def _torch(path: Path, trust_pickle: bool) -> dict[str, Any]:
+    from atmc_tool.models.reading import read_model
+
+    file = read_model(path, trust_pickle)
+    layers = [_layer(name, tensor.numpy()) for name, tensor in file.state.items()]
+    card = file.card.model_dump(mode="json") if file.card else None
+    return {"kind": "state dict (torch)", "card": card, "layers": layers}
+
+
+def _layer(name: str, array: NDArray[Any]) -> dict[str, Any]:
+    """`values`: how many different nonzero values."""
+    return {
+        "name": name,
+        "shape": list(array.shape),
+        "kept": int(np.count_nonzero(array)),
+        "values": len(np.unique(array[array != 0])),
+        "bits": 8 * array.itemsize,
+        "bytes": array.nbytes,
+    }
+
+
+def _code(array: NDArray[Any]) -> dict[str, int]:
+    """Bits of a code for the nonzero values, where there are few enough for a codebook."""
+    values = len(np.unique(array[array != 0]))
+    return {"bits": max(1, (values - 1).bit_length())} if values <= 256 < array.size else {}
+
+
+def _parsed(value: str) -> Any:
+    """JSON inside a string of metadata, as far as it is JSON."""
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    if isinstance(parsed, Mapping) and isinstance(parsed.get("card"), str):
+        return {**parsed, "card": _parsed(parsed["card"])}
+    return parsed
