@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: .venv/.installed  ## make .venv with everything
+
+quickstart: setup  ## train, compress, export and verify on real digits
+	$(BIN)/atmc-tool quickstart
+
+test: setup  ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-slow: setup  ## run the slow tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+
+lint: setup  ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup  ## check types
+	$(BIN)/mypy
+
+bench: setup  ## measure what README and docs state (about an hour)
+	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/startup.py
+
+check: lint type test  ## all that has to hold before a change lands
+
+.PHONY: help setup quickstart test test-slow lint type bench check
