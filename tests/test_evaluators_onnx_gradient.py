@@ -1,0 +1,469 @@
+"""The gradient of an ONNX graph against finite differences in double precision, and against torch."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+from onnx_models import CLASSES, batch, classifier, loss_of, reference_logits, relative_error, run
+from torch import nn
+
+from atmc_tool.attacks.classifier import Loss
+from atmc_tool.errors import AtmcError
+from evaluators.classifier import OrtClassifier, optimized_operators
+from evaluators.onnx_gradient import LOSSES, differentiate
+from evaluators.onnx_graph import subgraph
+from evaluators.onnx_rules import RULES
+
+Images = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+def weights(*shape: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(sum(shape))
+    return rng.standard_normal(shape).astype(np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
+
+
+def wide(body: str, weight: NDArray[np.float32]) -> tuple[str, dict[str, Any]]:
+    """`body` computes y from h, x with 16 channels: as many as onnxruntime's blocked convolution wants."""
+    return f"h = Conv(x, widen)\n{body}", {"widen": weights(16, 4, 1, 1), "w": weight}
+
+
+# operator → [(body that computes y from x, constants)]; x is (N, 4, 6, 6), its values on both sides of zero
+CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "Add": [
+        ("y = Add(x, c)", {"c": weights(4, 1, 1)}),
+        ("s = Add(c, x)\ny = Transpose<perm=[1,0,2,3,4]>(s)", {"c": weights(2, 1, 4, 1, 6)}),
+        ("m = ReduceMean<keepdims=1>(x, a)\ny = Add(x, m)", {"a": [2, 3]}),
+        ("y = Add(x, x)", {}),
+    ],
+    "AveragePool": [
+        ("y = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x)", {}),
+        ("y = AveragePool<kernel_shape=[3,2], strides=[2,1], pads=[1,0,1,1]>(x)", {}),
+        ("y = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(x)", {}),
+        ("y = AveragePool<kernel_shape=[6,6]>(x)", {}),
+        ("h = Conv(x, widen)\ny = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(h)", {"widen": weights(16, 4, 1, 1)}),
+    ],
+    "BatchNormalization": [
+        (
+            "y = BatchNormalization<epsilon=0.1>(x, s, b, m, v)",
+            {"s": weights(4), "b": weights(4), "m": weights(4), "v": weights(4) ** 2},
+        ),
+        (
+            "f1 = Flatten(x)\ny = BatchNormalization(f1, s, b, m, v)",
+            {"s": weights(144), "b": weights(144), "m": weights(144), "v": weights(144) ** 2 + 0.1},
+        ),
+    ],
+    "Cast": [("d = Cast<to=11>(x)\ny = Cast<to=1>(d)", {})],
+    "Clip": [
+        ("y = Clip(x, low, high)", {"low": np.float32(-0.2), "high": np.float32(0.1)}),
+        ("y = Clip(x, , high)", {"high": np.float32(0.1)}),
+        ("y = Clip(x, low)", {"low": np.float32(-0.1)}),
+        ("y = Clip(x)", {}),
+    ],
+    "Concat": [
+        ("r = Tanh(x)\ny = Concat<axis=1>(x, c0, r)", {"c0": np.zeros((3, 2, 6, 6), np.float32)}),
+        ("r = Tanh(x)\ns = Slice(x, i, j, a)\ny = Concat<axis=-2>(s, r, x)", {"i": [1], "j": [3], "a": [2]}),
+    ],
+    "Conv": [
+        ("y = Conv(x, w, b)", {"w": weights(5, 4, 3, 3), "b": weights(5)}),
+        ("y = Conv<pads=[1,0,2,1]>(x, w)", {"w": weights(5, 4, 3, 2)}),
+        ("y = Conv<strides=[2,2], pads=[1,1,1,1]>(x, w)", {"w": weights(5, 4, 3, 3)}),
+        ("y = Conv<strides=[3,2], pads=[1,0,0,1]>(x, w)", {"w": weights(5, 4, 2, 3)}),
+        ("y = Conv<strides=[4,5]>(x, w)", {"w": weights(5, 4, 1, 1)}),
+        ("y = Conv<dilations=[2,1], pads=[2,1,0,1]>(x, w)", {"w": weights(5, 4, 3, 3)}),
+        ("y = Conv<strides=[2,2], dilations=[2,2], pads=[2,2,2,2]>(x, w)", {"w": weights(5, 4, 3, 3)}),
+        ("y = Conv<group=2>(x, w)", {"w": weights(6, 2, 3, 3)}),
+        ("y = Conv<group=4, strides=[2,2]>(x, w)", {"w": weights(8, 1, 2, 2)}),
+        ('y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w)', {"w": weights(5, 4, 3, 3)}),
+        ('y = Conv<auto_pad="SAME_LOWER", strides=[2,1]>(x, w)', {"w": weights(5, 4, 3, 2)}),
+        ('y = Conv<auto_pad="VALID">(x, w)', {"w": weights(5, 4, 3, 3)}),
+        ("y = Conv<pads=[2,2,2,2]>(x, w)", {"w": weights(5, 4, 1, 1)}),
+        wide("y = Conv<pads=[1,1,1,1]>(h, w)", weights(16, 16, 3, 3)),
+        wide("y = Conv<pads=[1,0,0,2]>(h, w)", weights(8, 16, 3, 2)),
+        wide("y = Conv<dilations=[2,1], pads=[2,1,1,0]>(h, w)", weights(16, 16, 3, 3)),
+        wide("y = Conv<group=16, pads=[1,1,1,1]>(h, w)", weights(16, 1, 3, 3)),
+        wide("y = Conv<group=4>(h, w)", weights(24, 4, 3, 3)),
+        wide("y = Conv<pads=[1,1,1,1]>(h, w)", weights(16, 16, 1, 1)),
+        wide("y = Conv<strides=[2,2], pads=[1,1,1,1]>(h, w)", weights(16, 16, 3, 3)),
+        ("l = Reshape(x, flat)\ny = Conv<pads=[1,1]>(l, w)", {"flat": [0, 4, 36], "w": weights(5, 4, 3)}),
+    ],
+    "ConvTranspose": [
+        ("y = ConvTranspose<strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>(x, w)", {"w": weights(4, 3, 3, 3)}),
+    ],
+    "Div": [
+        ("y = Div(x, c)", {"c": np.abs(weights(4, 1, 6)) + 0.5}),
+        ("e = Add(x, two)\ny = Div(c, e)", {"c": weights(4, 1, 1), "two": np.float32(2)}),
+        ("e = Add(x, two)\nm = ReduceMean(e, a)\ny = Div(x, m)", {"two": np.float32(2), "a": [1]}),
+    ],
+    "Expand": [
+        ("m = ReduceMean(x, a)\ny = Expand(m, to)", {"a": [2], "to": [1, 4, 7, 6]}),
+        (
+            "m = ReduceMean<keepdims=0>(x, a)\ne = Expand(m, to)\ny = Transpose<perm=[2,0,1,3,4]>(e)",
+            {"a": [1], "to": [3, 2, 1, 6, 1]},
+        ),
+    ],
+    "Flatten": [("y = Flatten(x)", {}), ("e = Flatten<axis=-2>(x)\ny = Reshape(e, s)", {"s": [-1, 4, 36]})],
+    "Gemm": [
+        ("g = Flatten(x)\ny = Gemm<alpha=0.5, beta=2.0>(g, w, b)", {"w": weights(144, 7), "b": weights(7)}),
+        ("g = Flatten(x)\ny = Gemm<transB=1>(g, w)", {"w": weights(7, 144)}),
+        (
+            "g = Flatten(x)\nt = Transpose(g)\ny = Gemm<transA=1, alpha=3.0>(t, w, b)",
+            {"w": weights(144, 7), "b": np.float32(1)},
+        ),
+        ("g = Flatten(x)\nt = Transpose(g)\ny = Gemm<transA=1, transB=1>(t, w)", {"w": weights(7, 144)}),
+        *(
+            (
+                "g = Flatten(x)\nleft = Slice(g, i, j, a)\nt = Transpose(left)\n"
+                f"p = Gemm<transA={a}, transB={b}, alpha=0.7>({'w' if a == 0 else 'v'}, {'left' if b else 't'})\n"
+                "y = Transpose(p)",
+                {"i": [3], "j": [9], "a": [1], "w": weights(5, 6), "v": weights(6, 5)},
+            )
+            for a in (0, 1)
+            for b in (0, 1)
+        ),
+        ("g = Flatten(x)\ny = Gemm<beta=0.3>(c, w, g)", {"c": weights(3, 2), "w": weights(2, 144)}),
+    ],
+    "GlobalAveragePool": [("y = GlobalAveragePool(x)", {})],
+    "GlobalMaxPool": [("y = GlobalMaxPool(x)", {})],
+    "Identity": [("y = Identity(x)", {})],
+    "LeakyRelu": [("y = LeakyRelu<alpha=0.3>(x)", {}), ("y = LeakyRelu(x)", {}), ("y = LeakyRelu<alpha=-2.0>(x)", {})],
+    "LogSoftmax": [("y = LogSoftmax<axis=1>(x)", {}), ("y = LogSoftmax(x)", {})],
+    "MatMul": [
+        ("g = Flatten(x)\ny = MatMul(g, w)", {"w": weights(144, 7)}),
+        ("y = MatMul(x, w)", {"w": weights(6, 5)}),
+        ("y = MatMul(w, x)", {"w": weights(4, 5, 6)}),
+        ("t = Transpose<perm=[0,1,3,2]>(x)\ny = MatMul(x, t)", {}),
+        ("m = ReduceMean(x, a)\ny = MatMul(x, m)", {"a": [1]}),
+    ],
+    "MaxPool": [
+        ("y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)", {}),
+        ("y = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x)", {}),
+        ("y = MaxPool<kernel_shape=[3,2], dilations=[2,1], pads=[1,0,0,1]>(x)", {}),
+        ('y = MaxPool<kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER">(x)', {}),
+    ],
+    "Mul": [
+        ("y = Mul(x, c)", {"c": weights(4, 1, 1)}),
+        ("y = Mul(x, x)", {}),
+        ("m = ReduceMean(x, a)\ny = Mul(m, x)", {"a": [2, 3]}),
+    ],
+    "Pad": [
+        ("y = Pad(x, p)", {"p": [0, 2, 0, 1, 0, 1, 3, 0]}),
+        ("y = Pad(x, p, v)", {"p": [0, 0, 1, 1, 0, 0, 2, 0], "v": np.float32(3)}),
+        ("y = Pad(x, p, , a)", {"p": [1, 2], "a": [1]}),
+    ],
+    "ReduceMean": [
+        ("y = ReduceMean<keepdims=0>(x, a)", {"a": [2, 3]}),
+        ("y = ReduceMean<keepdims=0>(x, a)", {"a": [-3]}),
+        ("y = ReduceMean<keepdims=1, noop_with_empty_axes=1>(x)", {}),
+    ],
+    "ReduceSum": [
+        ("y = ReduceSum(x, a)", {"a": [1]}),
+        ("y = ReduceSum<keepdims=0>(x, a)", {"a": [1, -1]}),
+    ],
+    "Relu": [("y = Relu(x)", {})],
+    "Reshape": [
+        ("y = Reshape(x, s)", {"s": [0, 2, -1, 4]}),
+        ("n = Shape<start=0, end=1>(x)\ns = Concat<axis=0>(n, rest)\ny = Reshape(x, s)", {"rest": [9, 16]}),
+    ],
+    "Sigmoid": [("y = Sigmoid(x)", {})],
+    "Slice": [
+        ("y = Slice(x, i, j)", {"i": [0, 1], "j": [3, 3]}),
+        ("y = Slice(x, i, j, a, s)", {"i": [0, 1], "j": [100, 100], "a": [2, 3], "s": [2, 3]}),
+        ("y = Slice(x, i, j, a, s)", {"i": [-1, 4], "j": [-100, 0], "a": [-2, 1], "s": [-1, -2]}),
+        (
+            "y = Slice(x, i, j, a)",
+            {"i": np.array([1], np.int32), "j": np.array([-1], np.int32), "a": np.array([3], np.int32)},
+        ),
+        ("i = Sub(j, one)\ny = Slice(x, i, j, a)", {"j": [3], "one": [1], "a": [2]}),
+    ],
+    "Softmax": [("y = Softmax<axis=1>(x)", {}), ("y = Softmax(x)", {})],
+    "Squeeze": [("m = ReduceMean(x, a)\ny = Squeeze(m, a)", {"a": [2]})],
+    "Sub": [("y = Sub(c, x)", {"c": weights(6)}), ("m = ReduceMean(x, a)\ny = Sub(x, m)", {"a": [1, 2, 3]})],
+    "Tanh": [("y = Tanh(x)", {})],
+    "Transpose": [("y = Transpose<perm=[0,2,3,1]>(x)", {}), ("t = Transpose(x)\ny = Transpose<perm=[3,1,0,2]>(t)", {})],
+    "Unsqueeze": [("y = Unsqueeze(x, a)", {"a": [1, -1]})],
+}
+PARAMETERS = [
+    pytest.param(operator, body, constants, id=f"{operator}-{i}")
+    for operator, cases in CASES.items()
+    for i, (body, constants) in enumerate(cases)
+]
+
+
+def gradient(model: ModelProto, images: Images, labels: Labels, loss: str) -> Images:
+    """By differentiation of the graph as it is, before any optimisation."""
+    part = subgraph(differentiate(model), [f"gradient.{loss}"])
+    onnx.checker.check_model(part, full_check=True)
+    return run(part, {"image": images, "labels": labels})
+
+
+def test_every_rule_has_a_case() -> None:
+    assert set(CASES) == set(RULES)
+
+
+@pytest.mark.parametrize(("operator", "body", "constants"), PARAMETERS)
+def test_rule_agrees_with_finite_differences(operator: str, body: str, constants: dict[str, Any]) -> None:
+    model = classifier(body, constants)
+    assert operator in {node.op_type for node in model.graph.node}
+    images, labels = batch()
+    rng, h = np.random.default_rng(2), 1e-6
+    gradients = {loss: gradient(model, images, labels, loss).astype(np.float64) for loss in LOSSES}
+    for _ in range(3):
+        direction = rng.standard_normal(images.shape)
+        ahead, behind = (reference_logits(model, images + step * direction) for step in (h, -h))
+        for loss, g in gradients.items():
+            slope = (loss_of(ahead, labels, loss) - loss_of(behind, labels, loss)).sum() / (2 * h)
+            assert abs(slope - np.sum(g * direction)) <= 1e-4 * np.linalg.norm(g) != 0
+
+
+def torch_gradient(network: Any, images: Images, labels: Labels, loss: str) -> Images:
+    """By torch's autograd."""
+    leaf = torch.from_numpy(images).requires_grad_()
+    logits, y = network(leaf), torch.from_numpy(labels)
+    if loss == "cross_entropy":
+        value = F.cross_entropy(logits, y, reduction="sum")
+    else:
+        own = F.one_hot(y, logits.shape[1]).bool()
+        value = (logits.masked_fill(own, -torch.inf).max(1).values - logits[own]).sum()
+    return torch.autograd.grad(value, leaf)[0].numpy()
+
+
+def constant(model: ModelProto, name: str) -> torch.Tensor:
+    return torch.from_numpy(next(numpy_helper.to_array(t).copy() for t in model.graph.initializer if t.name == name))
+
+
+def pool(x: torch.Tensor, **options: Any) -> torch.Tensor:
+    return F.avg_pool2d(x, 3, 2, ceil_mode=True, **options)
+
+
+# What computes y from x, in ONNX and in torch; x is a multiple of 1/2
+WINDOWS: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = [
+    ("MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)", lambda x: F.max_pool2d(x, 2)),
+    ("MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x)", lambda x: F.max_pool2d(x, 3, 2, 1)),
+    ("MaxPool<kernel_shape=[3,3], storage_order=1>(x)", lambda x: F.max_pool2d(x, 3, 1)),
+    ("MaxPool<kernel_shape=[4,4], strides=[3,3], ceil_mode=1>(x)", lambda x: F.max_pool2d(x, 4, 3, ceil_mode=True)),
+    ("MaxPool<kernel_shape=[2,2], dilations=[2,3]>(x)", lambda x: F.max_pool2d(x, 2, 1, dilation=(2, 3))),
+    ("GlobalMaxPool(x)", lambda x: F.max_pool2d(x, 6)),
+    ("AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(x)", pool),
+    (
+        "AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1, pads=[1,1,1,1], count_include_pad=1>(x)",
+        lambda x: pool(x, padding=1),
+    ),
+    (
+        "AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1, pads=[1,1,1,1]>(x)",
+        lambda x: pool(x, padding=1, count_include_pad=False),
+    ),
+    (
+        "ConvTranspose<group=2, dilations=[1,2]>(x, w)",
+        lambda x: F.conv_transpose2d(x, torch.from_numpy(weights(4, 3, 2, 2)), groups=2, dilation=(1, 2)),
+    ),
+    ("Pad(x, p)", lambda x: F.pad(x, (-1, 2, 1, -2, 0, -1))),
+]
+
+
+@pytest.mark.parametrize(("body", "function"), WINDOWS, ids=[body for body, _ in WINDOWS])
+def test_windows_agree_with_torch_where_values_tie(body: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Images of three grey levels: nearly every window has several maxima, of which torch takes the first."""
+    constants = {"centre": np.float32(0.5), "w": weights(4, 3, 2, 2), "p": [0, 0, 1, -1, 0, -1, -2, 2]}
+    model = classifier(f"y = {body}", constants)
+    images, labels = batch()
+    images = np.round(images * 2) / 2
+    head = torch.from_numpy(numpy_helper.to_array(model.graph.initializer[-1]).copy())
+    for loss in LOSSES:
+        expected = torch_gradient(lambda x: function(x - 0.5).flatten(1) @ head, images, labels, loss)
+        assert relative_error(gradient(model, images, labels, loss), expected) <= 1e-6
+
+
+class Network(nn.Module):
+    """What torch's exporter makes of a residual network with every kind of layer that image classifiers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.conv1, self.norm1 = nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.conv2, self.norm2 = nn.Conv2d(16, 16, 3, 1, 2, dilation=2, groups=4), nn.BatchNorm2d(16)
+        self.down, self.norm3 = nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32)
+        self.squeeze, self.excite = nn.Linear(32, 8), nn.Linear(8, 32)
+        self.hidden, self.out = nn.Linear(32 * 4 + 32, 24), nn.Linear(24, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (x - 0.45) / 0.22
+        x = self.pool(F.relu(self.stem_norm(self.stem(x))))
+        x = F.relu(x + self.norm2(self.conv2(F.leaky_relu(self.norm1(self.conv1(x)), 0.1))))
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))  # ResNet's option A
+        x = F.relu6(self.norm3(self.down(x)) + shortcut)
+        gate = torch.sigmoid(self.excite(torch.tanh(self.squeeze(x.mean((2, 3))))))
+        x = x * gate[:, :, None, None]
+        features = torch.cat([F.avg_pool2d(x, 2).flatten(1), F.adaptive_avg_pool2d(x, 1).flatten(1)], 1)
+        logits: torch.Tensor = self.out(F.relu(self.hidden(features)))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def exported() -> tuple[nn.Module, ModelProto]:
+    """A network with the batch norms of a trained one, and its graph."""
+    torch.manual_seed(0)
+    network = Network().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own
+        program = torch.onnx.export(
+            network,
+            (torch.rand(2, 3, 16, 16),),
+            dynamo=True,
+            verbose=False,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )
+    assert program is not None
+    return network, program.model_proto
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_exported_network_agrees_with_torch(exported: tuple[nn.Module, ModelProto], loss: Loss) -> None:
+    network, model = exported
+    images, labels = batch((3, 16, 16), n=8)
+    expected = torch_gradient(network, images, labels, loss)
+    assert relative_error(gradient(model, images, labels, loss), expected) <= 1e-5
+    optimised = OrtClassifier(model, "cpu", threads=1)
+    assert relative_error(optimised.loss_gradient(images, labels, loss), expected) <= 1e-5
+
+
+def test_samples_of_a_batch_do_not_mix(exported: tuple[nn.Module, ModelProto]) -> None:
+    images, labels = batch((3, 16, 16), n=4)
+    whole = gradient(exported[1], images, labels, "margin")
+    for i in range(4):
+        alone = gradient(exported[1], images[i : i + 1], labels[i : i + 1], "margin")
+        assert relative_error(alone, whole[i : i + 1]) <= 1e-5
+
+
+DECODER = """
+h = Conv(x, widen)
+values = Gather(codebook, codes)
+kept = Cast<to=1>(bits)
+spread = Mul(values, kept)
+"conv1.weight" = Reshape(spread, shape)
+y = Conv<pads=[1,1,1,1]>(h, "conv1.weight")
+"""
+
+
+def test_weights_may_be_computed_by_the_graph() -> None:
+    """And onnxruntime decodes them at load, and turns them around for the way back."""
+    rng, shape = np.random.default_rng(3), (8, 16, 3, 3)
+    codes, bits = (rng.integers(0, n, np.prod(shape)).astype(np.uint8) for n in (4, 2))
+    codebook, widen = weights(4), weights(16, 4, 1, 1)
+    stored = {"codebook": codebook, "codes": codes.astype(np.int32), "bits": bits, "shape": np.array(shape)}
+    decoding = classifier(DECODER, {"widen": widen, **stored})
+    dense = {"widen": widen, "w": (codebook[codes] * bits).reshape(shape)}
+    plain = classifier("h = Conv(x, widen)\ny = Conv<pads=[1,1,1,1]>(h, w)", dense)
+    images, labels = batch()
+    for loss in LOSSES:
+        np.testing.assert_array_equal(gradient(decoding, images, labels, loss), gradient(plain, images, labels, loss))
+    only = subgraph(differentiate(decoding), ["gradient.cross_entropy"])
+    assert not set(optimized_operators(only)) & {"Gather", "Cast", "Slice", "Transpose"}
+
+
+def test_names_do_not_clash() -> None:
+    """Every name that differentiation would give is taken by a value of the model, or a node."""
+    plain = differentiate(classifier("y = Relu(x)"))
+    added = [name for node in plain.graph.node[4:] for name in node.output] + ["labels"]
+    model = classifier("y = Relu(x)")
+    for name in added:
+        model.graph.node.insert(0, helper.make_node("Identity", ["head"], [name], name="gradient/constant.0"))
+    differentiated = differentiate(model)
+    onnx.checker.check_model(differentiated, full_check=True)
+    images, labels = batch()
+    part = subgraph(differentiated, [differentiated.graph.output[-1].name])
+    got = run(part, {"image": images, differentiated.graph.input[-1].name: labels})
+    np.testing.assert_array_equal(got, gradient(classifier("y = Relu(x)"), images, labels, "margin"))
+
+
+@pytest.mark.parametrize("opset", [16, 17, 18, 23])
+def test_opsets(opset: int) -> None:
+    body = """
+    c = Conv<pads=[1,1,1,1]>(x, w)
+    p = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(c)
+    s = Slice(c, i, j, a, t)
+    y = Add(p, s)
+    """
+    integers = {"i": [0, 0], "j": [6, 6], "a": [2, 3], "t": [2, 2]}
+    constants = {"w": weights(4, 4, 3, 3), **{name: np.array(value) for name, value in integers.items()}}
+    images, labels = batch()
+    expected = gradient(classifier(body, constants), images, labels, "cross_entropy")
+    got = gradient(classifier(body, constants, opset=opset), images, labels, "cross_entropy")
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_reduction_axes_may_be_an_attribute() -> None:
+    images, labels = batch()
+    old = gradient(classifier("y = ReduceMean<axes=[-1], keepdims=0>(x)", opset=17), images, labels, "margin")
+    new = gradient(classifier("y = ReduceMean<keepdims=0>(x, a)", {"a": np.array([3])}), images, labels, "margin")
+    np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("operator", ["Round", "Floor", "Sign"])
+def test_steps_have_no_gradient(operator: str) -> None:
+    """As in torch: a network that hides its gradient so must be seen to hide it."""
+    images, labels = batch()
+    hidden = gradient(classifier(f"y = {operator}(x)"), images, labels, "cross_entropy")
+    np.testing.assert_array_equal(hidden, np.zeros_like(images))
+    beside = gradient(classifier(f"s = {operator}(x)\no = Sub(s, s)\ny = Add(x, o)"), images, labels, "margin")
+    np.testing.assert_array_equal(beside, gradient(classifier("y = Identity(x)"), images, labels, "margin"))
+
+
+def test_local_functions_are_inlined() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21, "local": 1]>
+        g (float[N,1,2,2] image) => (float[N,4] logits) { t = local.twice(image) logits = Flatten(t) }
+        <domain: "local", opset_import: ["": 21]> twice (a) => (b) { b = Add(a, a) }"""
+    )
+    images, labels = batch((1, 2, 2))[0], np.array([3, 0, 2])
+    got = gradient(model, images, labels, "margin")
+    np.testing.assert_array_equal(np.sort(got.reshape(3, 4)), np.tile([-2.0, 0, 0, 2], (3, 1)))
+
+
+@pytest.mark.parametrize(
+    ("body", "constants", "named"),
+    [
+        ("y = Erf(x)", {}, "Erf"),
+        ("d, ds, dz = DynamicQuantizeLinear(x)\ny = Cast<to=1>(d)", {}, "DynamicQuantizeLinear"),
+        ("m = ReduceMean<keepdims=0>(x, a)\nw = Reshape(m, s)\ny = Conv(x, w)", {"a": [0], "s": [1, 4, 6, 6]}, "'w'"),
+        (
+            "o = If (yes) <then_branch = t () => (float[N,4,6,6] a) { a = Relu(x) }, "
+            "else_branch = e () => (float[N,4,6,6] b) { b = Identity(x) }>\ny = Identity(o)",
+            {"yes": np.array(True)},
+            "If",
+        ),
+        ('y = Pad<mode="reflect">(x, p)', {"p": [0, 0, 1, 1, 0, 0, 1, 1]}, "reflect"),
+        ("v = ReduceMean<keepdims=0>(x, a)\ny = MatMul(v, w)", {"a": [1, 2], "w": weights(6)}, "vector"),
+        (
+            "y, m2, v2 = BatchNormalization<training_mode=1>(x, o, z, z, o)",
+            {"o": weights(4), "z": weights(4)},
+            "training",
+        ),
+        ("a, b = Split<axis=1, num_outputs=2>(x)\ny = Add(a, b)", {}, "Split"),
+    ],
+)
+def test_what_has_no_rule_is_named(body: str, constants: dict[str, Any], named: str) -> None:
+    with pytest.raises(AtmcError) as raised:
+        differentiate(classifier(body, constants))
+    assert named in str(raised.value)
+
+
+def test_old_opsets_are_refused() -> None:
+    with pytest.raises(AtmcError, match="expected at least 16, got 13"):
+        differentiate(classifier("y = Relu(x)", opset=13))
