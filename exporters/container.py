@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atmc_tool.errors import InputError
-from exporters.strict_json import parse_json
+from exporters.strict_json import brief, parse_json
 
 METADATA = "__metadata__"
 
@@ -83,7 +83,7 @@ def read_container(content: bytes, limits: Limits) -> tuple[dict[str, NDArray[np
     for name, entry in header.items():
         begin, end = end, _stream_end(name, entry, end)
         if end > len(data):
-            raise InputError(f"stream {name!r} is cut off", expected=f"{end} bytes of data", got=f"{len(data)}")
+            raise InputError(f"stream {brief(name)} is cut off", expected=f"{end} bytes of data", got=f"{len(data)}")
         streams[name] = data[begin:end]
     if end != len(data):
         raise InputError("bytes follow the last stream", expected=f"{end} bytes of data", got=f"{len(data)}")
@@ -93,20 +93,22 @@ def read_container(content: bytes, limits: Limits) -> tuple[dict[str, NDArray[np
 def _stream_end(name: str, entry: object, begin: int) -> int:
     """End of the stream that starts at `begin`, from its header entry."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise InputError(f"stream {name!r} is not described by dtype, shape and data_offsets")
+        raise InputError(f"stream {brief(name)} is not described by dtype, shape and data_offsets")
     if entry["dtype"] != "U8":
-        raise InputError(f"stream {name!r} is not made of bytes", expected="dtype U8", got=repr(entry["dtype"]))
+        raise InputError(f"stream {brief(name)} is not made of bytes", expected="dtype U8", got=brief(entry["dtype"]))
     match entry["data_offsets"], entry["shape"]:
         case ([first, end], [size]) if all(type(number) is int for number in (first, end, size)):
             pass
         case offsets, shape:
             raise InputError(
-                f"stream {name!r} has malformed offsets or shape",
+                f"stream {brief(name)} has malformed offsets or shape",
                 expected="data_offsets [begin, end] and shape [bytes]",
-                got=f"{offsets!r} and {shape!r}",
+                got=f"{brief(offsets)} and {brief(shape)}",
             )
     if first != begin or end < begin or size != end - begin:
         expected = f"data_offsets [{begin}, {begin} + n] and shape [n]"
-        got = f"[{first}, {end}] and [{size}]"
-        raise InputError(f"stream {name!r} leaves a hole, overlaps or has another size", expected=expected, got=got)
+        got = f"{brief([first, end])} and {brief([size])}"
+        raise InputError(
+            f"stream {brief(name)} leaves a hole, overlaps, or has another size", expected=expected, got=got
+        )
     return int(end)

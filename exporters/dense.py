@@ -23,7 +23,7 @@ def dense_safetensors(model: CompressedModel) -> bytes:
     if "card" not in model.manifest:
         return safetensors.numpy.save(state)
     card = json.dumps(model.manifest["card"], separators=(",", ":"))
-    return safetensors.numpy.save(state, {CARD_KEY: json.dumps({"card": card, "sha256": _digest(state, card)})})
+    return safetensors.numpy.save(state, {CARD_KEY: json.dumps({"card": card, "sha256": state_digest(state, card)})})
 
 
 def dense_bytes(model: CompressedModel) -> int:
@@ -37,7 +37,7 @@ def gzip_dense_bytes(model: CompressedModel) -> int:
     return len(gzip.compress(content, compresslevel=9, mtime=0))
 
 
-def _digest(state: dict[str, NDArray[Any]], card: str) -> str:
+def state_digest(state: dict[str, NDArray[Any]], card: str) -> str:
     """SHA-256 over the card and every tensor's name, type, shape and bytes, in the order of names."""
     digest = hashlib.sha256(card.encode())
     for name in sorted(state):

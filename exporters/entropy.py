@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from atmc_tool.compressed import SparseTensor
 from atmc_tool.errors import InputError
+from exporters.strict_json import brief
 
 T = TypeVar("T", bound=np.generic)
 
@@ -125,7 +126,7 @@ def decode_factors(contents: Mapping[str, bytes], headers: Sequence[FactorHeader
         else:
             factor = SparseTensor(header.shape, next(positions), next(values))
         if fault := header.fault(factor):
-            raise InputError(f"factor {header.name!r} {fault}")
+            raise InputError(f"factor {brief(header.name)} {fault}")
         factors.append(factor)
     return factors
 
@@ -159,7 +160,7 @@ def decode_positions(content: bytes, headers: Sequence[FactorHeader]) -> list[ND
         factor = np.cumsum(part + 1) - 1
         if header.kept and factor[-1] >= header.elements:
             expected = f"positions below {header.elements}"
-            raise InputError(f"factor {header.name!r}: gaps leave the tensor", expected=expected, got=factor[-1])
+            raise InputError(f"factor {brief(header.name)}: gaps leave the tensor", expected=expected, got=factor[-1])
         positions.append(factor)
     return positions
 
@@ -210,9 +211,11 @@ def decode_codes(content: bytes, header: FactorHeader) -> NDArray[np.uint8]:
     codes = unpacked[: header.kept]
     if codes.max(initial=0) >= header.codebook_size:
         expected = f"codes below {header.codebook_size}"
-        raise InputError(f"factor {header.name!r}: a code is outside the codebook", expected=expected, got=codes.max())
+        raise InputError(
+            f"factor {brief(header.name)}: a code is outside the codebook", expected=expected, got=codes.max()
+        )
     if unpacked[header.kept :].any():
-        raise InputError(f"factor {header.name!r}: unused bits after the last code are not zero")
+        raise InputError(f"factor {brief(header.name)}: unused bits after the last code are not zero")
     return codes
 
 

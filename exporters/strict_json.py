@@ -1,10 +1,16 @@
-"""JSON from a file that may be damaged or hostile."""
+"""JSON from a file that may be damaged or hostile, and such a file's words in a message."""
 
 import json
 import math
 from typing import Any, NoReturn
 
 from atmc_tool.errors import InputError
+
+
+def brief(value: object) -> str:
+    """`repr(value)`, at most 100 characters of it: a file's own words may be long or hold control characters."""
+    text = repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def parse_json(content: bytes, what: str) -> Any:
@@ -20,11 +26,11 @@ def parse_json(content: bytes, what: str) -> Any:
         if len(fields) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise InputError(f"{what} holds the key {twice!r} twice", expected="every key once")
+            raise InputError(f"{what} holds the key {brief(twice)} twice", expected="every key once")
         return fields
 
     def refuse(number: str) -> NoReturn:
-        raise InputError(f"{what} holds a number that is not finite", got=number)
+        raise InputError(f"{what} holds a number that is not finite", got=brief(number))
 
     def finite(number: str) -> float:
         value = float(number)
