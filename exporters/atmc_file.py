@@ -186,7 +186,7 @@ def _rest_array(entry: RestEntry, content: NDArray[np.uint8]) -> NDArray[Any]:
 def describe(content: bytes, limits: Limits = LIMITS) -> dict[str, Any]:
     """What an `.atmc` file is, as plain JSON values; all sizes in bytes unless they say bits.
 
-    `nominal_bits` is the paper's size (arXiv:1902.03538, section 2.2): nonzeros · bits + 32 · codebook values.
+    `nominal_bits` is the paper's size (arXiv:1902.03538): nonzeros · bits + 32 · codebook values.
     A layer's `stored_bytes` is its share of the streams that all layers share, by its bytes before compression.
 
     Raises:

@@ -33,7 +33,7 @@ class Limits:
     manifest_bytes: int = 2**24
     skeleton_bytes: int = 2**26
     elements: int = 2**31
-    kept: int = 2**28
+    kept: int = 2**26
 
 
 def write_container(streams: Mapping[str, bytes], metadata: Mapping[str, str]) -> bytes:

@@ -176,8 +176,11 @@ def _decode_leb128(content: bytes, count: int) -> NDArray[np.int64]:
     lengths = last - first + 1
     if lengths.max() > LONGEST_GAP or np.any((groups[last] == 0) & (lengths > 1)):
         raise InputError("a gap is longer than it need be", expected=f"LEB128 of at most {LONGEST_GAP} bytes, minimal")
-    place = np.arange(len(groups)) - np.repeat(first, lengths)
-    return np.add.reduceat((groups & 127).astype(np.int64) << 7 * place, first)
+    gaps: NDArray[np.int64] = (groups[first] & 127).astype(np.int64)
+    for place in range(1, int(lengths.max())):
+        longer = np.flatnonzero(lengths > place)
+        gaps[longer] |= (groups[first[longer] + place] & 127).astype(np.int64) << 7 * place
+    return gaps
 
 
 def code_width(codebook_size: int) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -108,27 +109,27 @@ class Manifest(_Entry):
                 or a stream whose stated size does not follow from the tensors.
         """
         entries: list[WeightEntry | RestEntry] = [*self.weights, *self.rest]
-        names = [entry.name for entry in entries]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"manifest names the tensor {brief(twice)} twice")
+        for name, times in Counter(entry.name for entry in entries).most_common(1):
+            if times > 1:
+                raise InputError(f"manifest names the tensor {brief(name)} twice")
         factors = self.factors()
         for factor in factors:
             if factor.kept > factor.elements:
                 what = f"factor {brief(factor.name)} keeps more entries than it has"
                 raise InputError(what, expected=f"at most {factor.elements}", got=factor.kept)
-        elements = sum(math.prod(entry.shape) for entry in entries)
+        # A size of 0 counts as 1, for NumPy refuses huge shapes even where they are empty.
+        elements = sum(math.prod(max(1, size) for size in entry.shape) for entry in entries)
         elements += sum(factor.elements for factor in factors if factor.kept)
         if elements > limits.elements:
             raise InputError("tensors are too large", expected=f"at most {limits.elements} elements", got=elements)
         kept = sum(factor.kept for factor in factors)
         if kept > limits.kept:
             raise InputError("too many stored entries", expected=f"at most {limits.kept}", got=kept)
-        for name, (least, most) in self._stream_sizes(limits).items():
-            stated = self.streams[name].bytes if name in self.streams else 0
+        for stream, (least, most) in self._stream_sizes(limits).items():
+            stated = self.streams[stream].bytes if stream in self.streams else 0
             if not least <= stated <= most:
                 expected = f"{least} bytes" if least == most else f"{least} to {most} bytes"
-                raise InputError(f"stream {name!r} can't have the size it states", expected=expected, got=stated)
+                raise InputError(f"stream {stream!r} can't have the size it states", expected=expected, got=stated)
 
     def _stream_sizes(self, limits: Limits) -> dict[Stream, tuple[int, int]]:
         """Stream → the least and the most bytes it may have after decompression."""

@@ -68,7 +68,7 @@ def _tensors(manifest: dict[str, Any], streams: dict[str, bytes]) -> dict[str, A
                 continue
             kept, size = weight["factors"][name]
             codebook = [codebooks.pop(0) for _ in range(size)] if size else None
-            entry_codes = _codes(codes, kept, size) if size else [None] * kept
+            entry_codes: list[Any] = _codes(codes, kept, size) if size else [None] * kept
             position, entries = -1, []
             for code in entry_codes:
                 position += 1 + _gap(gaps)

@@ -37,7 +37,8 @@ JSON = st.recursive(
 def random_floats(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
     """Any finite float32 but zero: all exponents and subnormals, for the file must keep every bit."""
     values = rng.integers(0, 2**32, 2 * n + 40, dtype=np.uint32).view(np.float32)
-    return values[np.isfinite(values) & (values != 0)][:n]
+    finite: NDArray[np.float32] = values[np.isfinite(values) & (values != 0)]
+    return finite[:n]
 
 
 def random_factor(rng: np.random.Generator, shape: tuple[int, int], kept: int, codebook_size: int) -> SparseTensor:
@@ -59,10 +60,10 @@ def models(draw: st.DrawFn) -> CompressedModel:
         weight = CompressedWeight(draw(st.sampled_from(SHAPES)), {})
         factors = {}
         for factor in draw(st.lists(st.sampled_from("UVC"), unique=True)):
-            shape = weight.factor_shape(factor)
-            kept = draw(st.integers(0, shape[0] * shape[1]) | st.just(0))
+            rows, columns = weight.factor_shape(factor)
+            kept = draw(st.integers(0, rows * columns) | st.just(0))
             codebook_size = draw(st.sampled_from([0, 1, 2, 3, 4, 5, 16, 17, 128, 256]))
-            factors[factor] = random_factor(rng, shape, kept, codebook_size)
+            factors[factor] = random_factor(rng, (rows, columns), kept, codebook_size)
         weights[name] = CompressedWeight(weight.shape, factors)
     for name in names[n_weights:]:
         dtype, shape = draw(st.sampled_from(DTYPES)), draw(st.sampled_from([(), (0,), (5,), (2, 0), (2, 3, 1)]))
@@ -158,10 +159,10 @@ def test_arrays_of_a_read_model_can_be_written() -> None:
 
 def test_the_order_of_facts_and_factors_does_not_change_the_bytes() -> None:
     weights = {
-        name: CompressedWeight(weight.shape, dict(reversed(weight.factors.items())))
+        name: CompressedWeight(weight.shape, dict(reversed(list(weight.factors.items()))))
         for name, weight in GOLDEN_MODEL.weights.items()
     }
-    facts = dict(reversed(GOLDEN_MODEL.manifest.items()))
+    facts = dict(reversed(list(GOLDEN_MODEL.manifest.items())))
     turned = CompressedModel(weights, GOLDEN_MODEL.rest, GOLDEN_MODEL.skeleton, facts)
     assert encode_model(turned) == encode_model(GOLDEN_MODEL)
 

@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
 from golden.make_level1 import described_model
+from numpy.typing import NDArray
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
 from atmc_tool.model_card import ModelCard
@@ -25,7 +27,7 @@ def network(facts: dict[str, object]) -> CompressedModel:
     rng = np.random.default_rng(0)
     dense = np.where(rng.random((30, 40)) < 0.1, rng.integers(1, 5, (30, 40)), 0).astype(np.float32)
     weights = {"fc.weight": CompressedWeight((30, 40), {"V": sparsify(dense, quantized=True)})}
-    rest = {
+    rest: dict[str, NDArray[Any]] = {
         "fc.bias": rng.normal(size=30).astype(np.float32),
         "bn.num_batches_tracked": np.array(7, np.int64),
         "mask": np.array([True, False]),

@@ -3,6 +3,7 @@
 import lzma
 import tracemalloc
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,8 +169,8 @@ def quantized(positions: list[int], codes: list[int], codebook: list[float], col
 GOOD = quantized([1, 4, 9], [0, 2, 1], [-1.0, 0.5, 2.0])
 
 
-def replace(tensor: SparseTensor, **fields: object) -> SparseTensor:
-    return SparseTensor(**{**vars(tensor), **fields})  # type: ignore[arg-type]
+def replace(tensor: SparseTensor, **fields: Any) -> SparseTensor:
+    return SparseTensor(**{**vars(tensor), **fields})
 
 
 def floats(*values: float) -> NDArray[np.float32]:
