@@ -1,7 +1,7 @@
 """A whole compressed network as one small file, `.atmc`: written, read, described. The format is FORMAT.md.
 
 A stream costs about 100 bytes (header entry, digest), so there are six for the whole network and none per layer. On the
-digits network of `entropy` the file takes 6,002 bytes: header 590, manifest 980 (2,325 as plain JSON, so it is a stream
+digits network of `entropy` the file takes 6,002 bytes: header 590, manifest 975 (2,325 as plain JSON, so it is a stream
 too, and only what identifies the file stands in the header), skeleton 443, biases 835, weights 3,159.
 """
 
