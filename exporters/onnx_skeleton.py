@@ -83,7 +83,9 @@ class _Normalized(nn.Module):
         if not isinstance(logits, Tensor):
             raise AtmcError("the network can't be exported", expected=expected, got=type(logits).__name__)
         if logits.ndim != 2 or logits.shape[1] != self.n_classes:
-            raise AtmcError("the network can't be exported", expected=expected, got=tuple(logits.shape))
+            raise AtmcError(
+                "the network can't be exported", expected=expected, got=f"(N, {str([*logits.shape[1:]])[1:-1]})"
+            )
         return logits
 
 
@@ -137,7 +139,8 @@ def _free_parameters(model: ir.Model, network: nn.Module) -> None:
         value.const_value = None
         value.name = _PREFIX + first[tensor]
         inputs[tensor] = value
-    model.graph.inputs.extend(inputs.values())
+    order = {_PREFIX + name: position for position, name in enumerate(entries)}
+    model.graph.inputs.extend(sorted(inputs.values(), key=lambda value: order[value.name or ""]))
 
 
 def _check(proto: ModelProto) -> None:
