@@ -1,9 +1,84 @@
-"""`atmc-tool quickstart`."""
+"""`atmc-tool quickstart`: the main job on real handwritten digits, through the command line itself."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 
+from atmc_tool.cli.options import PATH, verbosity
+from atmc_tool.errors import UsageError
 
-@click.command("quickstart")
-def command() -> None:
-    """Not there yet."""
-    raise NotImplementedError
+COMMANDS = (
+    "train --data digits --arch digits-cnn --eps 0.1 --seed 0 -o model.pt --overwrite",
+    "compress model.pt --keep 0.05 --bits 4 --overwrite",
+    "export --onnx --overwrite",
+    "verify",
+)
+MADE_HERE = {"model.pt", "model.train", "atmc-run"}
+GATE_FAILED = 5
+
+
+@click.command("quickstart", epilog="Example: atmc-tool quickstart -o quickstart")
+@click.option("-o", "--output", type=PATH, default=Path("quickstart"), show_default=True, help="Folder to work in.")
+@verbosity
+def command(output: Path) -> None:
+    """Train, compress, export and verify on embedded digits, in a few minutes; shows each command it runs."""
+    from atmc_tool.cli.render import show_line
+
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is not a folder", hint="choose another one with -o")
+    foreign = sorted(path.name for path in output.iterdir() if path.name not in MADE_HERE) if output.is_dir() else []
+    if foreign:
+        raise UsageError(f"{output} holds files of others ({foreign[0]})", hint="choose an empty folder with -o")
+    output.mkdir(parents=True, exist_ok=True)
+    code = 0
+    for line in COMMANDS:
+        show_line(f"$ atmc-tool {line}", bold=True)
+        code = subprocess.run(
+            [sys.executable, "-m", "atmc_tool", *shlex.split(line)], cwd=output, check=False
+        ).returncode
+        if code not in (0, GATE_FAILED):
+            break
+    else:
+        _show(output / "atmc-run")
+    click.get_current_context().exit(code)
+
+
+def _show(run: Path) -> None:
+    from atmc_tool.cli.render import show_line, show_table
+    from atmc_tool.cli.run_folder import MODEL, ONNX, REPORT
+    from exporters.atmc_file import read_atmc
+    from exporters.dense import dense_bytes, gzip_dense_bytes
+
+    model, report = read_atmc(run / MODEL), json.loads((run / REPORT).read_text())
+    dense, compressed = (model.manifest["metrics"][name] for name in ("dense", "compressed"))
+    sizes = {
+        "dense weights": dense_bytes(model),
+        "gzip of the pruned dense weights": gzip_dense_bytes(model),
+        MODEL: (run / MODEL).stat().st_size,
+        ONNX: (run / ONNX).stat().st_size,
+    }
+    show_table(
+        "Size",
+        ["file", "bytes", "times smaller"],
+        [[name, size, f"{sizes['dense weights'] / size:.1f}"] for name, size in sizes.items()],
+    )
+    pgd = report["attacks"][0]
+    rows = [
+        ["clean", dense["clean_accuracy"], compressed["clean_accuracy"], report["clean"]["accuracy"]],
+        [
+            f"robust ({pgd['name']}, worst of {pgd['parameters']['restarts']}, eps {dense['eps']})",
+            dense["robust_accuracy"],
+            compressed["robust_accuracy"],
+            pgd["accuracy"],
+        ],
+        ["robust, worst case over all attacks", None, None, report["robust"]["accuracy"]],
+    ]
+    show_table(
+        f"Accuracy on {dense['n']} test images", ["accuracy", "dense", "compressed", f"{ONNX} in onnxruntime"], rows
+    )
+    show_line(f"verdict: {'PASSED' if report['verdict']['passed'] else 'FAILED'}", bold=True)
+    show_line(f"report: {(run / REPORT).resolve()}")
