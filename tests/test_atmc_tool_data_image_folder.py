@@ -118,6 +118,11 @@ def cut(folder: Path) -> None:
     (folder / "train" / "bee" / "1.png").write_bytes(content[: len(content) // 2])
 
 
+def other_format(folder: Path) -> None:
+    """An icon under the name of a PNG: decoders that nobody asked for stay out of reach."""
+    Image.fromarray(pixels(0, (16, 16, 3))).save(folder / "train" / "ant" / "0.png", "ICO")
+
+
 def huge(folder: Path) -> None:
     """A PNG whose header claims 30,000 × 30,000 pixels."""
     content = b"\x89PNG\r\n\x1a\n"
@@ -148,6 +153,7 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
         r"images differ in shape.*got \(1, 6, 5\) in train/cat/3.png",
     ),
     (rgba, "expected 8-bit gray or RGB, got RGBA"),
+    (other_format, "train/ant/0.png is damaged or no image: expected PNG, JPEG"),
     (cut, "train/bee/1.png is damaged"),
     (lambda folder: (folder / "train" / "bee" / "1.png").write_bytes(b""), "train/bee/1.png is damaged"),
     (lambda folder: (folder / "train" / "bee" / "1.png").write_bytes(b"\0" * 500), "train/bee/1.png is damaged"),

@@ -51,6 +51,7 @@ def test_files_of_the_same_name_are_different_modules(tmp_path: Path) -> None:
 
 
 def test_a_file_hides_no_installed_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     (tmp_path / "colorsys.py").write_text("def rgb_to_hsv(): return 'hidden'")
     monkeypatch.chdir(tmp_path)
     assert load_callable("colorsys:rgb_to_hsv")(0, 0, 0) == (0, 0, 0)

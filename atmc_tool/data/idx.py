@@ -110,13 +110,12 @@ def read_idx(path: Path, axes: int) -> NDArray[np.uint8]:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            length = None if zipped else path.stat().st_size
-            return _read_stream(gzip.GzipFile(fileobj=file) if zipped else file, axes, str(path), length)
+            return _read_stream(gzip.GzipFile(fileobj=file) if zipped else file, axes, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is damaged or not readable", got=f"{type(error).__name__}: {error}") from error
 
 
-def _read_stream(stream: IO[bytes] | gzip.GzipFile, axes: int, where: str, length: int | None) -> NDArray[np.uint8]:
+def _read_stream(stream: IO[bytes] | gzip.GzipFile, axes: int, where: str) -> NDArray[np.uint8]:
     magic = bytes([0, 0, UNSIGNED_BYTE, axes])
     header = stream.read(4 + 4 * axes)
     if header[:4] != magic:
@@ -132,8 +131,6 @@ def _read_stream(stream: IO[bytes] | gzip.GzipFile, axes: int, where: str, lengt
     size = math.prod(shape)
     if size > MAX_BYTES:
         raise InputError(f"{where}: its header claims too much", expected=f"at most {MAX_BYTES} bytes", got=size)
-    if length is not None and length != len(header) + size:
-        raise InputError(f"{where} is truncated or too long", expected=f"{len(header) + size} bytes", got=length)
     content = bytearray()  # grows with what is really there: a header costs its author nothing
     while chunk := stream.read(min(CHUNK, size + 1 - len(content))):
         content += chunk
