@@ -118,7 +118,7 @@ class CompressConfig(ScheduleConfig):
     bits: int | None = Field(4, ge=1, le=8)
     factors: Literal["none", "uvc"] = "none"
     projection: Literal["latent", "hard"] = "latent"
-    path: float = Field(0.6, ge=0, lt=1)
+    path: float = Field(0.4, ge=0, lt=1)
     quantize_share: float = Field(0.25, gt=0, lt=1)
     quantize_lr: float = Field(0.01, gt=0)
     rho: float = Field(0.1, gt=0)
