@@ -173,7 +173,7 @@ class OrtClassifier:
 
     def _gradient_model(self, loss: Loss) -> ModelProto:
         """One graph per loss: onnxruntime computes all outputs of a graph, fetched or not."""
-        differentiated = differentiate(_optimized(self._model, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC))
+        differentiated = differentiate(self._model)
         return subgraph(differentiated, [differentiated.graph.output[1 + LOSSES.index(loss)].name])
 
     def _session(self, model: ModelProto) -> ort.InferenceSession:
@@ -223,19 +223,12 @@ def decoded_weights(model: ModelProto, names: Iterable[str]) -> dict[str, NDArra
 
 def optimized_operators(model: ModelProto) -> Counter[str]:
     """How many operators of each kind are left after all of onnxruntime's optimisations for the CPU."""
-    optimized = _optimized(model, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    return Counter(node.op_type for node in optimized.graph.node)
-
-
-def _optimized(model: ModelProto, level: Any) -> ModelProto:
-    """The graph after onnxruntime's optimisations: weights decoded, batch norms folded into convolutions."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         options = _options()
-        options.graph_optimization_level = level
         options.optimized_model_filepath = str(path)
         _load(model, options, ["CPUExecutionProvider"])
-        return onnx.load_model(path)
+        return Counter(node.op_type for node in onnx.load_model(path).graph.node)
 
 
 def _options() -> ort.SessionOptions:

@@ -40,14 +40,9 @@ def differentiate(model: ModelProto) -> ModelProto:
     if opset < _MIN_OPSET:
         hint = "export the network again with a newer opset"
         raise AtmcError("opset too old for a gradient", expected=f"at least {_MIN_OPSET}", got=opset, hint=hint)
-    symbolic = ModelProto()
-    symbolic.CopyFrom(model)
+    graph = GraphBuilder(model)
     initializers = {tensor.name for tensor in model.graph.initializer}
-    image = next(info for info in symbolic.graph.input if info.name not in initializers)
-    batch = image.type.tensor_type.shape.dim[0]
-    if not batch.HasField("dim_value") and not batch.dim_param:
-        batch.dim_param = "N"  # a name for it, so that shape inference can tell that two batches are equal
-    graph = GraphBuilder(symbolic)
+    image = next(info for info in model.graph.input if info.name not in initializers)
     logits = graph.model.graph.output[0].name
     labels = graph.fresh("labels")
     graph.model.graph.input.append(helper.make_tensor_value_info(labels, TensorProto.INT64, [None]))
