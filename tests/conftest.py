@@ -4,7 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with model.pt and atmc-run/ (model.atmc, model.onnx) of a small network trained on digits.
 
     Made by the command line, in about 20 s; atmc.yaml makes its measurements short. Tests copy what they change.
@@ -98,4 +98,4 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ):
         done = run_atmc(line, folder)
         assert done.code == 0, f"{line}\n{done.err}"
-    yield folder
+    return folder

@@ -79,5 +79,7 @@ def test_an_internal_error_is_one_line_that_says_how_to_see_more(
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = f"{sys.executable} -m atmc_tool --help | true"
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+    )
     assert done.stderr == ""

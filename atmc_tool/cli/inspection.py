@@ -1,16 +1,18 @@
 """What a file is, as plain facts: its kind, size, digest, layers, and what it says about itself."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import NodeProto
 
 from atmc_tool.cli.run_folder import MODEL, ONNX, RunFolder
 from atmc_tool.errors import InputError
 from atmc_tool.files import read_bytes, sha256
+from exporters.dense import CARD_KEY, state_digest
 from exporters.manifest import DTYPES
 
 MAX_BYTES = 4 << 30
@@ -104,14 +106,9 @@ def _onnx(path: Path, content: bytes) -> dict[str, Any]:
             parameters |= dict.fromkeys(name for name in node.input if name and name not in image_dependent)
             image_dependent.update(node.output)
 
-    def upstream(name: str) -> Iterator[str]:
-        yield name
-        for source in makers[name].input if name in makers else ():
-            yield from upstream(source)
-
     arrays = decoded_weights(model, parameters)
     layers = [
-        {**_layer(name, array), **_code(array), "bytes": sum(stored.get(part, 0) for part in set(upstream(name)))}
+        {**_layer(name, array), **_code(array), "bytes": sum(stored.get(part, 0) for part in _upstream(name, makers))}
         for name, array in arrays.items()
         if array.dtype.kind == "f"
     ]
@@ -125,6 +122,17 @@ def _onnx(path: Path, content: bytes) -> dict[str, Any]:
         "operators_after_optimisation": dict(sorted(optimized_operators(model).items())),
         "layers": layers,
     }
+
+
+def _upstream(name: str, makers: Mapping[str, NodeProto]) -> set[str]:
+    """Every value that `name` is computed from, itself among them."""
+    found, left = set[str](), [name]
+    while left:
+        value = left.pop()
+        if value not in found:
+            found.add(value)
+            left += makers[value].input if value in makers else []
+    return found
 
 
 def _safetensors(path: Path, content: bytes) -> dict[str, Any]:
@@ -142,8 +150,23 @@ def _safetensors(path: Path, content: bytes) -> dict[str, Any]:
             array = np.frombuffer(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
             facts = _layer(name, array)
         layers.append(facts)
-    metadata = {key: _parsed(value) for key, value in header.get("__metadata__", {}).items()}
-    return {"kind": "state dict (.safetensors)", "metadata": metadata, "layers": layers}
+    metadata = header.get("__metadata__", {})
+    if CARD_KEY in metadata:
+        _check_own_digest(path, metadata[CARD_KEY], entries)
+    parsed = {key: _parsed(value) for key, value in metadata.items()}
+    return {"kind": "state dict (.safetensors)", "metadata": parsed, "layers": layers}
+
+
+def _check_own_digest(path: Path, stated: str, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Raise where the tensors are not those that a file of ours was written with."""
+    facts = _parsed(stated, deep=False)
+    try:
+        state = {name: np.frombuffer(e["data"], DTYPES[e["dtype"]]).reshape(e["shape"]) for name, e in entries}
+        whole = facts["sha256"] == state_digest(state, facts["card"])
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path} is damaged", expected="tensors that match the file's own SHA-256", got="others")
 
 
 def _torch(path: Path, trust_pickle: bool) -> dict[str, Any]:
@@ -173,12 +196,12 @@ def _code(array: NDArray[Any]) -> dict[str, int]:
     return {"bits": max(1, (values - 1).bit_length())} if values <= 256 < array.size else {}
 
 
-def _parsed(value: str) -> Any:
-    """JSON inside a string of metadata, as far as it is JSON."""
+def _parsed(value: str, *, deep: bool = True) -> Any:
+    """What a string of metadata says, where it is JSON; `deep` also parses a card inside."""
     try:
         parsed = json.loads(value)
     except json.JSONDecodeError:
         return value
-    if isinstance(parsed, Mapping) and isinstance(parsed.get("card"), str):
+    if deep and isinstance(parsed, Mapping) and isinstance(parsed.get("card"), str):
         return {**parsed, "card": _parsed(parsed["card"])}
     return parsed
