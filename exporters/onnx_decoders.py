@@ -1,8 +1,9 @@
 """Sub-graphs of standard operators that decode one sparse factor; onnxruntime folds them when it loads the file.
 
-Three encodings, of which each factor takes the smallest: a bit per entry, the distances between kept entries, or a
-code for every entry. Indices are int32 and fields uint8 as long as they can be, for onnxruntime keeps what it folds
-until it is done: dense codes take 15 bytes per entry, the bitmask 24, gaps 12 and about 30 per kept entry.
+Each factor takes the smallest of four encodings: its values as they are, a code for every entry, a bit for every entry
+and the kept values, or the distances between the kept entries and their values. Indices are int32 and fields uint8 as
+long as they can be, for onnxruntime keeps all that it folds until it is done: 15 bytes per entry for codes, 24 for the
+bitmask, 12 for gaps; and 20 to 45 per kept entry for gaps and values.
 """
 
 from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from atmc_tool import __version__
 from atmc_tool.compressed import FACTOR_NAMES, CompressedModel, CompressedWeight
@@ -66,20 +66,23 @@ def _provide(graph: GraphBuilder, parameter: ValueInfoProto, model: CompressedMo
     """Add the value that the skeleton takes as the input `parameter`."""
     name = parameter.name
     kind = parameter.type.tensor_type
-    expected = (kind.elem_type, tuple(d.dim_value for d in kind.shape.dim))
+    expected = _kind(helper.tensor_dtype_to_np_dtype(kind.elem_type), (d.dim_value for d in kind.shape.dim))
     if name in model.weights:
-        got: tuple[int, tuple[int, ...]] = (TensorProto.FLOAT, model.weights[name].shape)
+        got = _kind(np.dtype(np.float32), model.weights[name].shape)
     elif name in model.rest:
-        array = model.rest[name]
-        got = (helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        got = _kind(model.rest[name].dtype, model.rest[name].shape)
     else:
         raise InputError(f"the graph in the model needs the parameter {name!r}, which the model does not hold")
     if got != expected:
-        raise InputError(f"the graph in the model does not fit {name!r}", expected=expected[1], got=got[1])
+        raise InputError(f"the graph in the model does not fit {name!r}", expected=expected, got=got)
     if name in model.weights:
         _provide_weight(graph, name, model.weights[name])
     else:
         graph.constant(model.rest[name], name)
+
+
+def _kind(dtype: np.dtype[Any], shape: Iterable[int]) -> str:
+    return f"{dtype} {tuple(shape)}"
 
 
 def _provide_weight(graph: GraphBuilder, name: str, weight: CompressedWeight) -> None:

@@ -12,12 +12,13 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch
-from onnx import GraphProto, ModelProto
+from onnx import AttributeProto, GraphProto, ModelProto
 from torch import Tensor, nn
 
 from atmc_tool.errors import AtmcError
@@ -46,16 +47,14 @@ def trace_skeleton(
     modes = {module: module.training for module in network.modules()}
     try:
         with _silence():
-            model = _export(_Normalized(network, mean, std, n_classes), image_shape)
-            _free_parameters(model, network)
-            onnxscript.optimizer.optimize(model)
-            proto = ir.to_proto(model)
+            proto = _export(_Normalized(network, mean, std, n_classes), image_shape)
+    except AtmcError:
+        raise
+    except Exception as error:  # any of torch's own, or of the user's code
+        raise AtmcError(f"the network can't be exported to ONNX: {_reason(error, network)}", hint=_HINT) from error
     finally:
         for module, training in modes.items():
             module.training = training
-    _check(proto)
-    _strip(proto)
-    onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
@@ -83,9 +82,8 @@ class _Normalized(nn.Module):
         if not isinstance(logits, Tensor):
             raise AtmcError("the network can't be exported", expected=expected, got=type(logits).__name__)
         if logits.ndim != 2 or logits.shape[1] != self.n_classes:
-            raise AtmcError(
-                "the network can't be exported", expected=expected, got=f"(N, {str([*logits.shape[1:]])[1:-1]})"
-            )
+            got = ", ".join(["N", *map(str, logits.shape[1:])])
+            raise AtmcError("the network can't be exported", expected=expected, got=f"({got})")
         return logits
 
 
@@ -96,29 +94,22 @@ def _channels(values: Sequence[float], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).reshape(-1, 1, 1)
 
 
-def _export(network: _Normalized, image_shape: Sequence[int]) -> ir.Model:
+def _export(network: _Normalized, image_shape: Sequence[int]) -> ModelProto:
     # Two images: torch would take a batch of one for a constant.
     example = torch.zeros(2, *image_shape, device=network.example_device)
-    try:
-        batch = torch.export.Dim(BATCH)
-        captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
-        program = torch.onnx.export(
-            captured,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            optimize=False,
-            verbose=False,
-        )
-    except AtmcError:
-        raise
-    except Exception as error:  # any of torch's own, or of the user's code
-        raise AtmcError(
-            f"the network can't be exported to ONNX: {_reason(error, network.network)}", hint=_HINT
-        ) from error
+    batch = torch.export.Dim(BATCH)
+    captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
+    program = torch.onnx.export(
+        captured, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, optimize=False, verbose=False
+    )
     assert program is not None  # None only from the old exporter
-    model: ir.Model = program.model
-    return model
+    _free_parameters(program.model, network.network)
+    onnxscript.optimizer.optimize(program.model)
+    proto = ir.to_proto(program.model)
+    _check(proto)
+    _strip(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
 
 
 def _free_parameters(model: ir.Model, network: nn.Module) -> None:
@@ -126,7 +117,8 @@ def _free_parameters(model: ir.Model, network: nn.Module) -> None:
 
     They keep the prefix until the end, for a parameter may be called what torch calls some value of the graph.
     """
-    entries: dict[str, Tensor] = network.state_dict(keep_vars=True)
+    state = network.state_dict(keep_vars=True)
+    entries = {name: entry for name, entry in state.items() if isinstance(entry, Tensor)}
     inputs: dict[Tensor, ir.Value] = {}
     first = {tensor: name for name, tensor in reversed(entries.items())}
     for name, tensor in entries.items():
@@ -161,7 +153,8 @@ def _strip(proto: ModelProto) -> None:
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     names = {INPUT: INPUT, OUTPUT: OUTPUT}
     names |= {info.name: info.name.removeprefix(_PREFIX) for info in proto.graph.input}
-    numbers = (str(number) for number in itertools.count() if str(number) not in names.values())
+    taken = set(names.values())
+    numbers = (str(number) for number in itertools.count() if str(number) not in taken)
     for name in (name for graph in graphs for name in _defined(graph) if name):
         names[name] = names.get(name) or next(numbers)
     for graph in graphs:
@@ -184,9 +177,9 @@ def _strip(proto: ModelProto) -> None:
             node.input[:] = [names.get(name, name) for name in node.input]
             node.output[:] = [names.get(name, name) for name in node.output]
             defaults = onnx.defs.get_schema(node.op_type, OPSET, node.domain).attributes
-            stated = [a for a in node.attribute if not _is_default(a, defaults[a.name].default_value)]
-            del node.attribute[:]
-            node.attribute.extend(sorted(stated, key=lambda a: a.name))
+            for attribute in reversed(list(node.attribute)):
+                if _is_default(attribute, defaults[attribute.name].default_value):
+                    node.attribute.remove(attribute)
     for part in ("doc_string", "metadata_props", "producer_version", "model_version", "domain"):
         proto.ClearField(part)
     proto.producer_name = "atmc-tool"
@@ -199,10 +192,9 @@ def _defined(graph: GraphProto) -> Iterator[str]:
         yield from node.output
 
 
-def _is_default(attribute: onnx.AttributeProto, default: onnx.AttributeProto) -> bool:
-    return attribute.type == default.type and onnx.helper.get_attribute_value(
-        attribute
-    ) == onnx.helper.get_attribute_value(default)
+def _is_default(attribute: AttributeProto, default: AttributeProto) -> bool:
+    value = onnx.helper.get_attribute_value
+    return attribute.type == default.type and bool(value(attribute) == value(default))
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -240,7 +232,7 @@ def _place(error: BaseException, network: nn.Module) -> str:
         module = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
         if id(module) in names and frame.f_code.co_name == "forward":
             name = names[id(module)] or "the network"
-            place = f" in {name} ({type(module).__name__}), {frame.f_code.co_filename.rpartition('/')[2]}:{line}"
+            place = f" in {name} ({type(module).__name__}), {Path(frame.f_code.co_filename).name}:{line}"
     return place
 
 

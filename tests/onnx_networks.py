@@ -63,6 +63,25 @@ class Unusual(nn.Module):
         return self.head(x) / self.temperature
 
 
+class Branching(nn.Module):
+    """Control flow that ONNX has, with parameters read inside of it; a state dict that does not hold tensors alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bright = nn.Linear(16, 10)
+        self.dark = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return torch.cond(x.sum() > 0, lambda x: torch.relu(self.bright(x)), lambda x: self.dark(x), (x,))
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
 class Linear(nn.Module):
     """One layer."""
 

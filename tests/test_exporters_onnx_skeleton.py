@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx_networks import NETWORKS, images, randomized, run, torch_logits, traced
+from onnx_networks import NETWORKS, Branching, images, randomized, run, torch_logits, traced
 from torch import Tensor, nn
 
 from atmc_tool.errors import AtmcError
@@ -96,6 +96,15 @@ def test_registered_networks_are_small_and_exact(name: str, limit: int) -> None:
 def test_normalisation_that_changes_nothing_costs_nothing() -> None:
     operators = [node.op_type for node in onnx.load_from_string(traced("linear")[1]).graph.node]
     assert operators == ["Reshape", "Gemm"]
+
+
+def test_control_flow_of_tensors_is_exported() -> None:
+    network = Branching()
+    skeleton = trace_skeleton(network, (1, 4, 4), 10, (0.5,), (1.0,))
+    for brightness in (0.9, 0.1):
+        x = np.full((3, 1, 4, 4), brightness, np.float32)
+        (got,) = run(skeleton, {"input": x, **parameters(network, skeleton)})
+        np.testing.assert_allclose(got, torch_logits(network, (0.5,), (1.0,), x), atol=1e-5)
 
 
 class Flawed(nn.Module):
