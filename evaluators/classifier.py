@@ -20,10 +20,12 @@ from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError, InputError, MissingEnvironmentError, UsageError
 from atmc_tool.files import read_bytes
 from evaluators.onnx_gradient import LOSSES, differentiate
-from evaluators.onnx_graph import subgraph, tensors
+from evaluators.onnx_graph import opset, subgraph, tensors
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
 
+_CPU: list[Any] = ["CPUExecutionProvider"]
+_CUDA: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"}), *_CPU]  # TF32 would round factors to 10 bits
 _SILENT = 4  # only fatal messages: errors are raised, and stderr is the command line's
 ort.set_default_logger_severity(_SILENT)
 
@@ -77,9 +79,9 @@ def facts(model: ModelProto, name: str = "the model") -> ClassifierFacts:
     Raises:
         InputError: the graph has other inputs or outputs, or an opset newer than onnx knows.
     """
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if not 1 <= opset <= onnx.defs.onnx_opset_version():
-        raise InputError(f"unknown opset in {name}", expected=f"at most {onnx.defs.onnx_opset_version()}", got=opset)
+    version, newest = opset(model), onnx.defs.onnx_opset_version()
+    if not 1 <= version <= newest:
+        raise InputError(f"unknown opset in {name}", expected=f"1 to {newest}", got=version)
     graph = onnx.shape_inference.infer_shapes(model).graph
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = [info for info in graph.input if info.name not in initializers]
@@ -93,7 +95,7 @@ def facts(model: ModelProto, name: str = "the model") -> ClassifierFacts:
         image_shape=(image[1], image[2], image[3]),
         batch=image[0] or None,
         n_classes=logits[1],
-        opset=opset,
+        opset=version,
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
@@ -128,21 +130,14 @@ class OrtClassifier:
         self._threads = threads
         if provider not in ("auto", "cpu", "cuda"):
             raise UsageError("unknown provider", expected="auto, cpu or cuda", got=provider)
-        self.provider: Literal["cpu", "cuda"] = "cpu"
-        self.note = ""
-        listed = "CUDAExecutionProvider" in ort.get_available_providers()
-        if provider == "cuda" and not listed:
-            hint = "install onnxruntime-gpu in place of onnxruntime"
-            raise MissingEnvironmentError("onnxruntime has no CUDA provider", hint=hint)
-        if provider != "cpu" and listed:
-            _preload_cuda()
-            self.provider = "cuda"
+        problem = "" if provider == "cpu" else _cuda_problem()
+        if problem and provider == "cuda":
+            hint = "it needs onnxruntime-gpu and an NVIDIA GPU with driver, CUDA and cuDNN; or use the provider cpu"
+            raise MissingEnvironmentError(f"onnxruntime can't use CUDA: {problem}", hint=hint)
+        self.note = f"running on the CPU, for onnxruntime can't use CUDA: {problem}" if problem else ""
+        self._providers = _CPU if problem or provider == "cpu" else _CUDA
         self._forward = self._session(self._model)
-        if self.provider == "cuda" and "CUDAExecutionProvider" not in self._forward.get_providers():
-            if provider == "cuda":
-                hint = "needs an NVIDIA GPU with its driver, CUDA and cuDNN; or use --provider cpu"
-                raise MissingEnvironmentError("onnxruntime could not load its CUDA provider", hint=hint)
-            self.provider, self.note = "cpu", "onnxruntime could not load its CUDA provider, so it runs on the CPU"
+        self.provider: Literal["cpu", "cuda"] = "cuda" if _on_cuda(self._forward) else "cpu"
         self._gradients: dict[Loss, ort.InferenceSession] = {}
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -168,8 +163,8 @@ class OrtClassifier:
         if loss not in self._gradients:
             self._gradients[loss] = self._session(self._gradient_model(loss))
         session = self._gradients[loss]
-        labels_name = str(session.get_inputs()[-1].name)
-        return _run(session, {self.facts.input_name: images, labels_name: labels})
+        names = [info.name for info in session.get_inputs()]  # a gradient that is zero reads no labels
+        return _run(session, {name: images if name == self.facts.input_name else labels for name in names})
 
     def _gradient_model(self, loss: Loss) -> ModelProto:
         """One graph per loss: onnxruntime computes all outputs of a graph, fetched or not."""
@@ -179,11 +174,7 @@ class OrtClassifier:
     def _session(self, model: ModelProto) -> ort.InferenceSession:
         options = _options()
         options.intra_op_num_threads = self._threads or 0
-        cuda = (
-            "CUDAExecutionProvider",
-            {"use_tf32": "0"},
-        )  # TF32 rounds factors to 10 bits
-        return _load(model, options, [*([cuda] if self.provider == "cuda" else []), "CPUExecutionProvider"])
+        return _load(model, options, self._providers)
 
     def _check_images(self, images: NDArray[Any]) -> None:
         batch = self.facts.batch or "N"
@@ -213,9 +204,9 @@ def decoded_weights(model: ModelProto, names: Iterable[str]) -> dict[str, NDArra
     values = {name: numpy_helper.to_array(stored[name]) for name in wanted if name in stored}
     if to_compute:
         part = subgraph(onnx.shape_inference.infer_shapes(model, data_prop=True), to_compute)
-        if part.graph.input:
+        if any(info.name not in stored for info in part.graph.input):
             raise InputError("not weights, for they depend on the image", got=f"some of {', '.join(to_compute)}")
-        session = _load(part, _options(), ["CPUExecutionProvider"])
+        session = _load(part, _options(), _CPU)
         with _one_line("onnxruntime can't decode the weights"):
             values |= dict(zip(to_compute, session.run(to_compute, {}), strict=True))
     return {name: values[name] for name in wanted}
@@ -227,7 +218,7 @@ def optimized_operators(model: ModelProto) -> Counter[str]:
         path = Path(folder) / "optimized.onnx"
         options = _options()
         options.optimized_model_filepath = str(path)
-        _load(model, options, ["CPUExecutionProvider"])
+        _load(model, options, _CPU)
         return Counter(node.op_type for node in onnx.load_model(path).graph.node)
 
 
@@ -260,8 +251,23 @@ def _one_line(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {str(error)[:300]}") from error
 
 
-def _preload_cuda() -> None:
-    """Load CUDA and cuDNN from their Python packages, as torch does; onnxruntime alone looks in system folders only."""
+def _on_cuda(session: ort.InferenceSession) -> bool:
+    return "CUDAExecutionProvider" in session.get_providers()
+
+
+def _cuda_problem() -> str:
+    """Why onnxruntime can't run on CUDA; empty where it can. A provider that it lists may still fail to load."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return "this package of it has none"
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-            ort.preload_dlls()
+            ort.preload_dlls()  # from Python packages, as torch does: onnxruntime itself searches system folders only
+    probe = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 16]> g (float[1] x) => (float[1] y) {y = Abs(x)}'
+    )
+    try:
+        session = _load(onnx.parser.parse_model(text), _options(), _CUDA)
+        _run(session, {"x": np.ones(1, np.float32)})
+    except InputError as error:
+        return str(error)
+    return "" if _on_cuda(session) else "its CUDA libraries or the GPU are missing"

@@ -8,7 +8,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError
-from evaluators.onnx_graph import GraphBuilder, attributes, reads
+from evaluators.onnx_graph import GraphBuilder, attributes, opset, reads
 from evaluators.onnx_rules import RULES
 
 # Operators whose derivative is zero wherever it exists, and random ones that read a value for its shape alone.
@@ -36,10 +36,9 @@ def differentiate(model: ModelProto) -> ModelProto:
         AtmcError: an operator between image and logits has no rule, a rule needs a shape that is not known, or the
             opset is older than 16.
     """
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if opset < _MIN_OPSET:
+    if (version := opset(model)) < _MIN_OPSET:
         hint = "export the network again with a newer opset"
-        raise AtmcError("opset too old for a gradient", expected=f"at least {_MIN_OPSET}", got=opset, hint=hint)
+        raise AtmcError("opset too old for a gradient", expected=f"at least {_MIN_OPSET}", got=version, hint=hint)
     graph = GraphBuilder(model)
     initializers = {tensor.name for tensor in model.graph.initializer}
     image = next(info for info in model.graph.input if info.name not in initializers)

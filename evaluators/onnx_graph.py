@@ -107,6 +107,11 @@ class GraphBuilder:
         return numpy_helper.to_array(self._values[name])
 
 
+def opset(model: ModelProto) -> int:
+    """Version of the standard operators that the model imports; 0 where it imports none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Attribute name → value: int, float, str, list, tensor or graph."""
     values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -141,6 +146,7 @@ def subgraph(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
         [infos[name] for name in outputs],
         initializers,
     )
+    graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in needed)
     part = helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
     part.functions.extend(model.functions)
     return part
