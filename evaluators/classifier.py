@@ -262,9 +262,7 @@ def _cuda_problem() -> str:
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()  # from Python packages, as torch does: onnxruntime itself searches system folders only
-    probe = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 16]> g (float[1] x) => (float[1] y) {y = Abs(x)}'
-    )
+    text = '<ir_version: 8, opset_import: ["": 16]> probe (float[1] x) => (float[1] y) { y = Abs(x) }'
     try:
         session = _load(onnx.parser.parse_model(text), _options(), _CUDA)
         _run(session, {"x": np.ones(1, np.float32)})
