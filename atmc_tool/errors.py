@@ -17,7 +17,8 @@ class AtmcError(Exception):
             *([f"got {got}"] if got is not None else []),
         ]
         line = what + (": " + ", ".join(parts) if parts else "") + (f". Hint: {hint}" if hint else "")
-        super().__init__(" ".join(line.split()))
+        # names from hostile files must not reach the terminal as control characters
+        super().__init__("".join(c if c.isprintable() else "?" for c in " ".join(line.split())))
 
 
 class UsageError(AtmcError):

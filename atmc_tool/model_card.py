@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from atmc_tool.errors import UsageError
 from atmc_tool.threat_model import ThreatModel, parse_threat_model
 
 
@@ -38,6 +39,22 @@ class ModelCard(BaseModel):
         if any(s <= 0 for s in std):
             raise ValueError("every standard deviation must be positive")
         return std
+
+    @field_validator("eps")
+    @classmethod
+    def _parses(cls, eps: str | None) -> str | None:
+        try:
+            if eps is not None:
+                parse_threat_model(eps)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return eps
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> "ModelCard":
+        if {len(self.mean), len(self.std)} - {1, self.image_shape[0]}:
+            raise ValueError("mean and std must have one value, or one per channel")
+        return self
 
     def threat_model(self) -> ThreatModel | None:
         """The stated threat model, or None where the network was trained without one."""
