@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Cli, run_atmc
+from conftest import ROOT, Cli, run_atmc
 
 from atmc_tool.cli import COMMANDS
 
@@ -32,7 +32,7 @@ def test_help_imports_nothing_heavy(line: str, tmp_path: Path) -> None:
         f"try:\n    main({line.split()})\nexcept SystemExit:\n"
         f"    print([name for name in {HEAVY} if name in sys.modules])"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
     )
@@ -77,9 +77,7 @@ def test_an_internal_error_is_one_line_that_says_how_to_see_more(
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = f"{sys.executable} -m atmc_tool --help | true"
-    done = subprocess.run(
-        command, shell=True, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    line = f"{sys.executable} -m atmc_tool --help | true"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert done.stderr == ""

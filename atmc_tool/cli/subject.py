@@ -101,7 +101,7 @@ def run_training(
     digest = resume_digest(config, section, data=setup.data.digest, **inputs)
     if not resume:
         folder.clear()
-    write_atomic(folder.config, to_yaml(config).encode())
+        write_atomic(folder.config, to_yaml(config).encode())
     with (
         stop_on_interrupt() as stop,
         training_progress(section) as report,

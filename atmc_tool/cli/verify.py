@@ -68,7 +68,7 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     """The report and what it rests on."""
     from atmc_tool import __version__
     from atmc_tool.cli.origin import find_origin
-    from atmc_tool.cli.render import note, staged
+    from atmc_tool.cli.render import staged
     from atmc_tool.cli.settings import resolve, trusted_data
     from atmc_tool.data import load_data, test_subset
     from atmc_tool.files import read_bytes, sha256
@@ -95,8 +95,6 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     )
     images = test_subset(data.test, config.evaluation.n, SEED)
     first = OrtClassifier(model, provider)
-    if first.note:
-        note(first.note)
     artefact = Artefact(str(path), len(content), sha256(content), origin.digests)
     with staged() as progress:
         verification = verify(
@@ -122,6 +120,7 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     report = {
         "atmc_tool": __version__,
         "provider": first.provider,
+        "provider_note": first.note,
         "data": {"name": data.name, "sha256": data.digest},
         "dense": origin.metrics.get("dense"),
         **verification.to_json(),
@@ -143,6 +142,8 @@ def _show(report: Mapping[str, Any], verification: "Verification", destination: 
     if verification.robust is not None:
         rows.append(_row("worst case over all attacks", verification.robust, None, None))
     artefact, images = verification.artefact, report["data"]["name"]
+    if report["provider_note"]:
+        show_line(report["provider_note"])
     show_table(
         f"{artefact.name} ({artefact.bytes:,} bytes) on {images}, {verification.threat_model}, onnxruntime "
         f"{report['provider']}",

@@ -1,0 +1,214 @@
+"""The main job by the command line, from model.pt to a verdict, and the controls that the verdict must fail."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import ROOT, Cli, run_atmc
+from onnx import numpy_helper
+from safetensors.torch import load_file
+
+from atmc_tool.data import load_data
+from atmc_tool.models import ARCHITECTURES
+from exporters.atmc_file import encode_model, read_atmc
+
+pytestmark = pytest.mark.xdist_group("digits_run")
+
+DECODERS = {"Gather", "CumSum", "ScatterElements", "BitShift", "MatMul", "Cast", "Where", "DequantizeLinear"}
+
+
+@pytest.fixture
+def run(digits_run: Path, tmp_path: Path) -> Path:
+    """A copy of `digits_run` to change."""
+    shutil.copytree(digits_run, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def verdict(cli: Cli, folder: Path, options: str = "") -> tuple[int, dict[str, str]]:
+    """Exit code of `verify`, and check → status."""
+    done = cli(f"verify --json {options}", folder)
+    assert done.code in (0, 5), done.err
+    report = json.loads(done.out)
+    assert report == json.loads((folder / "atmc-run" / "verify.json").read_text())
+    assert report["verdict"]["passed"] == (done.code == 0)
+    return done.code, {check["name"]: check["status"] for check in report["verdict"]["checks"]}
+
+
+def test_the_bare_command_verifies_what_the_run_knows(run: Path) -> None:
+    done = run_atmc("verify", run)
+    assert done.code == 0, done.err
+    report = json.loads((run / "atmc-run" / "verify.json").read_text())
+    assert report["threat_model"] == {"norm": "linf", "eps": "0.1", "box": [0, 1]}
+    assert report["data"]["name"] == "digits"
+    assert report["clean"]["accuracy"] == pytest.approx(report["recorded"]["clean_accuracy"], abs=0.01)
+    assert report["attacks"][0]["accuracy"] == pytest.approx(report["recorded"]["robust_accuracy"], abs=0.02)
+    assert report["artefact"]["bytes"] == (run / "atmc-run" / "model.onnx").stat().st_size
+    assert "verdict: PASSED, smoke test only: fewer than 512 images" in done.out
+    assert "Traceback" not in done.err
+
+
+BLOCK_TORCH = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Block(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("torch is blocked")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+@pytest.mark.parametrize("line", ["verify", "export --onnx --safetensors --overwrite", "inspect atmc-run"])
+def test_without_torch(line: str, run: Path) -> None:
+    script = f"{BLOCK_TORCH}\nfrom atmc_tool.cli import main\nmain({line.split()})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=run, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_size_and_constraints_of_what_ships(run: Path) -> None:
+    model = read_atmc(run / "atmc-run" / "model.atmc")
+    factors = [factor for weight in model.weights.values() for factor in weight.factors.values()]
+    assert sum(np.count_nonzero(factor.values) for factor in factors) <= 0.05 * 52_768
+    assert all(len(np.unique(factor.values)) <= 16 for factor in factors)
+    assert (run / "atmc-run" / "model.atmc").stat().st_size < 16_000
+    assert (run / "atmc-run" / "model.onnx").stat().st_size < 24_000
+
+
+def test_onnx_dense_and_compressed_are_one_network(run: Path, cli: Cli) -> None:
+    assert cli("export --safetensors", run).code == 0
+    network = ARCHITECTURES["digits-cnn"].build()
+    network.load_state_dict(load_file(run / "atmc-run" / "model.safetensors"))
+    images = load_data("digits").test.floats()[:64]
+    session = onnxruntime.InferenceSession(run / "atmc-run" / "model.onnx", providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = network.eval()(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(session.run(["logits"], {"input": images})[0], expected, atol=1e-4)
+    facts = json.loads(cli("inspect atmc-run/model.onnx --json", run).out)
+    assert not DECODERS & facts["operators_after_optimisation"].keys()
+
+
+def edit_onnx(path: Path, names: set[str], change: Any) -> None:
+    """Apply `change` to the initialisers of `names`."""
+    model = onnx.load_model(path)
+    changed = 0
+    for tensor in model.graph.initializer:
+        if tensor.name in names:
+            tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), tensor.name))
+            changed += 1
+    assert changed == len(names)
+    onnx.save_model(model, path)
+
+
+def test_a_changed_codebook_value_fails_parity(run: Path, cli: Cli) -> None:
+    path = run / "atmc-run" / "model.atmc"
+    model = read_atmc(path)
+    weight = model.weights["fc1.weight"]
+    factor = weight.factors["V"]
+    assert factor.codebook is not None
+    assert factor.codes is not None
+    codebook = factor.codebook.copy()
+    codebook[-1] *= np.float32(1.001)
+    changed = replace(factor, codebook=codebook, values=codebook[factor.codes])
+    weights = {**model.weights, "fc1.weight": replace(weight, factors={"V": changed})}
+    path.write_bytes(encode_model(replace(model, weights=weights)))
+    code, checks = verdict(cli, run)
+    assert code == 5
+    assert {name for name, status in checks.items() if status == "failed"} == {"source", "weight-parity"}
+
+
+def test_a_changed_initialiser_fails_parity_alone(run: Path, cli: Cli) -> None:
+    edit_onnx(run / "atmc-run" / "model.onnx", {"fc2.bias"}, lambda bias: np.nextafter(bias, np.float32(9)))
+    code, checks = verdict(cli, run)
+    assert code == 5
+    assert {name for name, status in checks.items() if status == "failed"} == {"weight-parity"}
+
+
+def test_zeroed_biases_fail_on_accuracy_also_without_the_model(run: Path, cli: Cli) -> None:
+    biases = {f"{layer}.bias" for layer in ("conv1", "conv2", "fc1", "fc2")}
+    edit_onnx(run / "atmc-run" / "model.onnx", biases, np.zeros_like)
+    (run / "atmc-run" / "model.atmc").unlink()
+    code, checks = verdict(cli, run)
+    assert code == 5
+    assert checks["weight-parity"] == "not applied"
+    assert "failed" in (checks["clean-drop"], checks["robust-drop"])
+
+
+def test_ten_times_eps_fails_on_robustness(run: Path, cli: Cli) -> None:
+    assert verdict(cli, run, "--min-robust 0.2")[0] == 0
+    code, checks = verdict(cli, run, "--eps 1.0 --min-robust 0.2")
+    assert code == 5
+    assert checks["min-robust"] == "failed"
+
+
+def test_thresholds_of_the_policy(run: Path, cli: Cli) -> None:
+    options = {"--min-clean": ("0.5", "0.999", "min-clean"), "--max-bytes": ("24KB", "1KB", "max-bytes")}
+    for option, (met, missed, check) in options.items():
+        assert verdict(cli, run, f"{option} {met}")[1][check] == "passed"
+        code, checks = verdict(cli, run, f"{option} {missed}")
+        assert (code, checks[check]) == (5, "failed")
+    with (run / "atmc.yaml").open("a") as file:
+        file.write("policy: {max_bytes: 1000}\n")
+    failed = cli("verify", run)
+    assert failed.code == 5
+    assert failed.err.splitlines()[-1].startswith("error: gate failed: max-bytes: ")
+    assert "verdict: FAILED (max-bytes)" in failed.out
+
+
+def test_a_lone_file_is_verified_by_what_it_states(run: Path, cli: Cli) -> None:
+    (run / "lone").mkdir()
+    (run / "atmc-run" / "model.onnx").rename(run / "lone" / "small.onnx")
+    (run / "atmc-run" / "model.atmc").unlink()
+    done = cli("verify lone/small.onnx -o report --json", run)
+    assert done.code == 0, done.err
+    assert (run / "report" / "verify.json").exists()
+    statuses = {check["name"]: check["status"] for check in json.loads(done.out)["verdict"]["checks"]}
+    assert statuses["clean-drop"] == statuses["robust-drop"] == "passed"
+    assert statuses["source"] == statuses["weight-parity"] == "not applied"
+
+
+@pytest.mark.parametrize("name", ["model.atmc", "model.onnx"])
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped"])
+def test_a_damaged_artefact(name: str, damage: str, run: Path, cli: Cli) -> None:
+    path = run / "atmc-run" / name
+    content = bytearray(path.read_bytes())
+    content[20 if name == "model.onnx" else len(content) // 2] ^= 4
+    path.write_bytes({"empty": b"", "truncated": content[: len(content) * 2 // 3], "flipped": content}[damage])
+    lines = [f"inspect atmc-run/{name}", "verify", *(["export --safetensors"] if name == "model.atmc" else [])]
+    for line in lines:
+        failed = cli(line, run)
+        assert failed.code == 4, (line, failed.err)
+        assert name in failed.error
+    assert not (run / "atmc-run" / "verify.json").exists()
+    assert not (run / "atmc-run" / "model.safetensors").exists()
+
+
+def test_images_of_another_shape(run: Path, cli: Cli) -> None:
+    zeros = {f"x_{part}": np.zeros((20, 9, 9), np.uint8) for part in ("train", "test")}
+    labels = {f"y_{part}": np.arange(20) % 10 for part in ("train", "test")}
+    np.savez(run / "other.npz", **zeros, **labels)
+    failed = cli("verify --data other.npz", run)
+    assert failed.code == 4
+    assert "expected (n, 1, 8, 8), n ≥ 1, got (20, 1, 9, 9)" in failed.error
+
+
+def test_a_cuda_provider_that_is_not_there(run: Path, cli: Cli) -> None:
+    providers = json.loads(cli("doctor --json", run).out)["onnxruntime_providers"]
+    if providers["cuda"] == "works":
+        pytest.skip("there is a CUDA device")
+    failed = cli("verify --provider cuda", run)
+    assert failed.code == 3
+    assert "CUDA" in failed.error
