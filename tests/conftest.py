@@ -58,19 +58,28 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
     return run
 
 
-def run_atmc(line: str, cwd: Path, **options: Any) -> Outcome:
-    """`atmc-tool LINE` as a process of its own in folder `cwd`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def run_atmc(line: str, cwd: Path, environment: dict[str, str] | None = None, **options: Any) -> Outcome:
+    """`atmc-tool LINE` as a process of its own in folder `cwd`; with an `environment` that has its own packages."""
+    flags = ["-S"] if environment else []
     done = subprocess.run(
-        [sys.executable, "-m", "atmc_tool", *shlex.split(line)],
+        [sys.executable, *flags, "-m", "atmc_tool", *shlex.split(line)],
         cwd=cwd,
-        env=environment,
+        env=environment or {**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
         **options,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def environment_without(packages: tuple[str, ...], folder: Path) -> dict[str, str]:
+    """An environment, made in `folder`, in which `packages` are not installed; for `python -S`."""
+    folder.mkdir()
+    for entry in Path(pytest.__file__).parents[1].iterdir():
+        if not entry.name.startswith(packages):
+            (folder / entry.name).symlink_to(entry)
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import click
 
 from atmc_tool import __version__
-from atmc_tool.errors import AtmcError
+from atmc_tool.errors import AtmcError, MissingEnvironmentError
 
 COMMANDS = ("train", "compress", "export", "verify", "inspect", "doctor", "quickstart")
 INTERRUPTED = 130
@@ -70,6 +70,9 @@ def _run(arguments: list[str]) -> int:
         return _fail("interrupted", INTERRUPTED)
     except AtmcError as error:
         return _fail(str(error), error.exit_code, _wants_traceback(arguments))
+    except ModuleNotFoundError as error:
+        message = f"the package {error.name} is not installed. Hint: atmc-tool doctor shows what is missing"
+        return _fail(message, MissingEnvironmentError.exit_code, _wants_traceback(arguments))
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -32,6 +32,7 @@ LABELS = {
     "validation_robust": "robust",
     "primal_residual": "primal",
     "dual_residual": "dual",
+    "learning_rate": "lr",
 }
 QUIET_SECONDS = 5.0  # between two lines where stderr is no terminal
 
@@ -76,27 +77,38 @@ def _plain(cell: object) -> str:
 
 
 @contextmanager
-def training_progress(name: str) -> Iterator[Callable[["Event"], None]]:
+def training_progress(name: str, time_limit: float | None) -> Iterator[Callable[["Event"], None]]:
     """A function that shows each event of a training on stderr: a bar on a terminal, else a line per epoch."""
     if is_quiet():
         yield lambda _: None
     elif sys.stderr.isatty():
-        with _bar() as bar:
-            yield _BarProgress(name, bar)
+        with _bar(transient=False) as bar:
+            yield _BarProgress(name, bar, time_limit)
     else:
-        yield _PlainProgress(name)
+        yield _PlainProgress(name, time_limit)
+
+
+def _steps(event: "Event", time_limit: float | None) -> int:
+    """Steps in all: of the schedule, or as many as fit the time limit at the pace so far."""
+    from atmc_tool.training import MEASURE_SHARE
+
+    if time_limit is None or not event.seconds:
+        return event.steps
+    return max(event.step, min(event.steps, round(event.step * time_limit * MEASURE_SHARE / event.seconds)))
 
 
 class _BarProgress:
     """A bar over all steps. A step brings no accuracies: those of the last epoch stay in sight."""
 
-    def __init__(self, name: str, bar: Progress) -> None:
-        self._name, self._bar = name, bar
+    def __init__(self, name: str, bar: Progress, time_limit: float | None) -> None:
+        self._name, self._bar, self._time_limit = name, bar, time_limit
         self._task = bar.add_task(name, total=None, facts="")
 
     def __call__(self, event: "Event") -> None:
         description = f"{self._name}, epoch {event.epoch}/{event.epochs}"
-        self._bar.update(self._task, completed=event.step, total=event.steps, description=description)
+        self._bar.update(
+            self._task, completed=event.step, total=_steps(event, self._time_limit), description=description
+        )
         if event.kind == "epoch":
             self._bar.update(self._task, facts=_facts(event.metrics))
 
@@ -104,8 +116,8 @@ class _BarProgress:
 class _PlainProgress:
     """One line per epoch (per step with -v), with the time left at the pace since the first event."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, time_limit: float | None) -> None:
+        self._name, self._time_limit = name, time_limit
         self._first: tuple[int, float] | None = None
 
     def __call__(self, event: "Event") -> None:
@@ -113,10 +125,11 @@ class _PlainProgress:
             self._first = (event.step, time.monotonic())
         if event.kind != "epoch" and not is_verbose():
             return
+        total = _steps(event, self._time_limit)
         steps, seconds = event.step - self._first[0], time.monotonic() - self._first[1]
-        left = f"  ETA {_clock(seconds / steps * (event.steps - event.step))}" if steps else ""
+        left = f"  ETA {_clock(seconds / steps * (total - event.step))}" if steps else ""
         click.echo(
-            f"{self._name}: epoch {event.epoch}/{event.epochs}  step {event.step}/{event.steps}  "
+            f"{self._name}: epoch {event.epoch}/{event.epochs}  step {event.step}/{total}  "
             f"{_facts(event.metrics)}{left}",
             err=True,
         )
@@ -128,7 +141,7 @@ def counted(name: str) -> Iterator[Callable[[int, int], None]]:
     if is_quiet():
         yield lambda _done, _total: None
     elif sys.stderr.isatty():
-        with _bar() as bar:
+        with _bar(transient=True) as bar:
             task = bar.add_task(name, total=None, facts="")
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
@@ -141,7 +154,7 @@ def staged() -> Iterator[Callable[[str, int, int], None]]:
     if is_quiet():
         yield lambda _stage, _done, _total: None
     elif sys.stderr.isatty():
-        with _bar() as bar:
+        with _bar(transient=True) as bar:
             tasks: dict[str, TaskID] = {}
 
             def update(stage: str, done: int, total: int) -> None:
@@ -171,7 +184,7 @@ class _PlainCount:
         click.echo(f"{self._name}: {done}/{total}  ETA {_clock(left)}", err=True)
 
 
-def _bar() -> Progress:
+def _bar(*, transient: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -181,11 +194,12 @@ def _bar() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[facts]}", markup=False),
         console=Console(stderr=True),
+        transient=transient,
     )
 
 
 def _facts(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{LABELS.get(name, name)} {value:.4g}" for name, value in metrics.items())
+    return "  ".join(f"{LABELS.get(name, name)} {_plain(value)}" for name, value in metrics.items())
 
 
 def _clock(seconds: float) -> str:

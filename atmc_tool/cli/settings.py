@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atmc_tool.cli.options import given
-from atmc_tool.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from atmc_tool.config import Config
 
 CONFIG_FILE = Path("atmc.yaml")
-DATA_EXPECTED = "--data digits, mnist, fashion-mnist, a folder, .zip, .npz, pkg.mod:callable or file.py:callable"
 
 
 def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
@@ -77,24 +75,3 @@ def portable(config: "Config") -> dict[str, Any]:
     """The configuration as plain JSON for artefacts, without folders, for where a run lies decides nothing."""
     facts: dict[str, Any] = config.model_dump(mode="json", exclude={"run": True, "data": {"dir"}})
     return facts
-
-
-def trusted_data(stated: str | None, recorded: str | None) -> str:
-    """The data set to load: what the user states, else what a file records, unless that is code to run.
-
-    Raises:
-        UsageError: neither names one.
-        InputError: the file names the user's code, which is not run on the word of a file.
-    """
-    from atmc_tool.plugins import is_callable_spec
-
-    if stated is not None:
-        return stated
-    if recorded is None:
-        raise UsageError("which data set?", expected=DATA_EXPECTED)
-    if is_callable_spec(recorded):
-        raise InputError(
-            f"the file's data set is {recorded!r}, code that is not run on the word of a file",
-            hint=f"--data {recorded}",
-        )
-    return recorded

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atmc_tool.cli.settings import resolve, trusted_data
-from atmc_tool.cli.subject import check_fit, load_named, per_channel, versions
+from atmc_tool.cli.data_source import load_named, trusted_data
+from atmc_tool.cli.settings import resolve
+from atmc_tool.cli.subject import check_fit, per_channel, versions
 from atmc_tool.config import Config, build_config, merge
 from atmc_tool.data import DataSet
 from atmc_tool.errors import InputError, UsageError

@@ -15,23 +15,13 @@ from atmc_tool.cli.render import training_progress
 from atmc_tool.cli.run_folder import RunFolder
 from atmc_tool.cli.settings import portable
 from atmc_tool.config import Config, to_yaml
-from atmc_tool.data import DataSet, load_data
+from atmc_tool.data import DataSet
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.files import sha256, write_atomic
 from atmc_tool.methods.method import Method
 from atmc_tool.training import Setup, train
 
 VERSIONED = ("torch", "numpy", "onnx", "onnxscript")
-
-
-def load_named(config: Config, spec: str) -> DataSet:
-    """The data set `spec`, split and limited as the configuration says.
-
-    Raises:
-        UsageError, InputError: see `load_data`.
-    """
-    wanted = config.data
-    return load_data(spec, data_dir=wanted.dir, seed=config.seed, validation=wanted.validation, limit=wanted.limit)
 
 
 def per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -104,7 +94,7 @@ def run_training(
         write_atomic(folder.config, to_yaml(config).encode())
     with (
         stop_on_interrupt() as stop,
-        training_progress(section) as report,
+        training_progress(section, schedule.time_limit) as report,
     ):
         train(
             setup, method, schedule, folder.path, digest=digest, select=select, resume=resume, report=report, stop=stop

@@ -59,9 +59,9 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     """Train, measure, write `output`; its card."""
     import torch
 
+    from atmc_tool.cli.data_source import load_named, trusted_data
     from atmc_tool.cli.measurement import measure
-    from atmc_tool.cli.settings import trusted_data
-    from atmc_tool.cli.subject import check_fit, load_named, per_channel, run_training
+    from atmc_tool.cli.subject import check_fit, per_channel, run_training
     from atmc_tool.methods.dense import Dense
     from atmc_tool.model_card import ModelCard
     from atmc_tool.models.writing import write_model

@@ -67,10 +67,11 @@ def command(
 def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     """The report and what it rests on."""
     from atmc_tool import __version__
+    from atmc_tool.cli.data_source import load_named, trusted_data
     from atmc_tool.cli.origin import find_origin
     from atmc_tool.cli.render import staged
-    from atmc_tool.cli.settings import resolve, trusted_data
-    from atmc_tool.data import load_data, test_subset
+    from atmc_tool.cli.settings import resolve
+    from atmc_tool.data import test_subset
     from atmc_tool.files import read_bytes, sha256
     from evaluators.classifier import MAX_BYTES, OrtClassifier, decoded_weights, parse_onnx
     from evaluators.policy import parse_policy
@@ -85,14 +86,7 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     threat_model = config.threat_model.parse()
     if threat_model is None:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
-    name = trusted_data(stated.data.name, config.data.name)
-    data = load_data(
-        name,
-        data_dir=config.data.dir,
-        seed=config.seed,
-        validation=config.data.validation,
-        limit=config.data.limit,
-    )
+    data = load_named(config, trusted_data(stated.data.name, config.data.name))
     images = test_subset(data.test, config.evaluation.n, SEED)
     first = OrtClassifier(model, provider)
     artefact = Artefact(str(path), len(content), sha256(content), origin.digests)

@@ -1,0 +1,29 @@
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli, run_atmc
+
+
+def test_it_touches_no_folder_of_others(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart" / "thesis.tex").write_text("mine")
+    failed = cli("quickstart", tmp_path)
+    assert failed.code == 2
+    assert failed.error == "error: quickstart holds files of others (thesis.tex). Hint: choose an empty folder with -o"
+    (tmp_path / "file").write_text("mine")
+    assert "file is not a folder" in cli("quickstart -o file", tmp_path).error
+
+
+@pytest.mark.slow
+def test_it_ends_with_the_table_and_runs_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = run_atmc("quickstart", tmp_path)
+        assert done.code == 0, done.err
+    commands = [line for line in done.out.splitlines() if line.startswith("$ atmc-tool ")]
+    assert [line.split()[2] for line in commands] == ["train", "compress", "export", "verify"]
+    end = done.out[done.out.rindex("Size") :]
+    for word in ("dense weights", "gzip of the pruned dense weights", "model.atmc", "model.onnx", "verdict: PASSED"):
+        assert word in end
+    report = json.loads((tmp_path / "quickstart" / "atmc-run" / "verify.json").read_text())
+    assert report["clean"]["accuracy"] >= 0.97
