@@ -170,6 +170,17 @@ def test_a_file_of_others_needs_data_and_threat_model(cli: Cli, folder: Path) ->
     assert plan["config"]["model"]["arch"] == "digits-cnn"
 
 
+def test_a_trusted_whole_module_is_compressed_and_resumed(cli: Cli, folder: Path) -> None:
+    torch.save(ARCHITECTURES["digits-cnn"].build(), folder / "module.pt")
+    line = f"compress module.pt --data digits --eps 0.1 --max-steps 4 {SHORT} -q"
+    assert "--trust-pickle" in cli(line, folder).error
+    assert cli(f"{line} --trust-pickle", folder).code == 0
+    first = digest(folder / "atmc-run" / "model.atmc")
+    assert cli("compress module.pt --trust-pickle --resume -q", folder).code == 0
+    assert digest(folder / "atmc-run" / "model.atmc") == first
+    assert cli("export --onnx", folder).code == 0
+
+
 def test_a_natural_network_states_no_threat_model(cli: Cli, folder: Path) -> None:
     done = cli(
         f"train --data digits --arch digits-cnn --natural --max-steps 3 {SHORT} -q -o n.safetensors --json", folder

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 @as_json
 @verbosity
 def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwrite: bool, as_json: bool) -> None:
-    """Prune and quantise a network under a budget while it trains against PGD.
+    """Compress a trained network under a budget.
+
+    Prunes and quantises while it trains against PGD, so that what ships meets the budget exactly.
 
     What the file knows (network, data, threat model) need not be said again. Ctrl-C saves the state.
     """

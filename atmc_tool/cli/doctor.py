@@ -39,7 +39,7 @@ ESSENTIAL = {"click", "numpy", "pydantic", "PyYAML", "rich", "array-api-compat",
 @as_json
 @verbosity
 def command(as_json: bool) -> None:
-    """Show versions, devices, execution providers, and what is missing.
+    """Show what is installed, what works, what is missing.
 
     Exits with 3 where something that export and verify need is missing.
     """

@@ -17,7 +17,10 @@ SHOWN_ELSEWHERE = {"path", "kind", "bytes", "sha256", "layers", "artefacts", "fi
 @as_json
 @verbosity
 def command(file: Path, trust_pickle: bool, as_json: bool) -> None:
-    """Say what FILE is: a model.pt, .safetensors, .atmc, .onnx or run folder; shapes, kept, bits, bytes, digests."""
+    """Say what a file is: shapes, kept, bits, bytes, digests.
+
+    FILE is a model.pt, .safetensors, .atmc, .onnx or a run folder.
+    """
     from atmc_tool.cli.inspection import inspect_path
     from atmc_tool.cli.render import show_json
 

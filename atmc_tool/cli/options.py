@@ -139,7 +139,7 @@ def data(command: F) -> F:
         setting(
             "data.name", "--data", metavar="DATA", help="digits, mnist, fashion-mnist, a folder, .zip, .npz or mod:f."
         ),
-        setting("data.dir", "--data-dir", type=PATH, envvar="ATMC_DATA_DIR", help="Where data sets lie or are put."),
+        setting("data.dir", "--data-dir", type=PATH, help="Where data sets lie; else ATMC_DATA_DIR."),
     )(command)
 
 

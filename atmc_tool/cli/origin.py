@@ -64,19 +64,25 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     settings: dict[str, Any] = {}
     if card is not None:
         settings = {"data": {"name": card.data}, "threat_model": {"eps": card.eps}, "seed": card.seed}
-    metrics = _json(path, "metrics", stated)
+    metrics = _metrics(_json(path, "metrics", stated))
     digests = {"source": digest} if digest else {}
     if found is None:
         return Origin(settings, metrics, digests, None, Check("source", None, "no model.atmc beside the file"))
     compressed = read_atmc(found)
-    manifest = compressed.manifest
-    recorded = manifest.get("config", {})
+    recorded, measured = (_mapping(compressed.manifest.get(key)) for key in ("config", "metrics"))
     settings |= {key: recorded[key] for key in RECORDED_SECTIONS if key in recorded}
     actual = sha256(read_bytes(found, LIMITS.file_bytes))
+    digests[str(found)] = actual
     check = _same_source(found, digest, actual)
-    return Origin(
-        settings, manifest.get("metrics", metrics), {**digests, str(found): actual}, expected_weights(compressed), check
-    )
+    return Origin(settings, _metrics(measured) or metrics, digests, expected_weights(compressed), check)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _metrics(stated: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {name: _mapping(stated.get(name)) for name in ("dense", "compressed") if name in stated}
 
 
 def _same_source(found: Path, stated: str | None, actual: str) -> Check:

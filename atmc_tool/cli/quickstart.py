@@ -25,7 +25,10 @@ GATE_FAILED = 5
 @click.option("-o", "--output", type=PATH, default=Path("quickstart"), show_default=True, help="Folder to work in.")
 @verbosity
 def command(output: Path) -> None:
-    """Train, compress, export and verify on embedded digits, in a few minutes; shows each command it runs."""
+    """Run the main job on real digits, in a few minutes.
+
+    Trains, compresses, exports and verifies through the command line, and shows each command that it runs.
+    """
     from atmc_tool.cli.render import show_line
 
     if output.exists() and not output.is_dir():

@@ -1,12 +1,13 @@
 """From options, files and recipes to the one configuration of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from atmc_tool.cli.options import given
+from atmc_tool.errors import InputError
 
 if TYPE_CHECKING:
     from atmc_tool.config import Config
@@ -16,11 +17,11 @@ CONFIG_FILE = Path("atmc.yaml")
 
 def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
     """The configuration of the running command. A later layer wins over an earlier one:
-    defaults, `recorded` (what an earlier command wrote), --preset, atmc.yaml or -c, --set, dedicated options.
+    defaults, `recorded` (what files say), --preset, atmc.yaml or -c, --set, dedicated options.
 
     Raises:
         UsageError: an unknown key, or a value out of range.
-        InputError: a configuration file that is missing or damaged.
+        InputError: a configuration file that is missing or damaged; or `recorded` names code that the user does not.
     """
     from atmc_tool.config import build_config, parse_assignments, read_recipe, read_yaml
 
@@ -29,20 +30,28 @@ def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
     file = options.pop("source.file", None) or (CONFIG_FILE if CONFIG_FILE.is_file() else None)
     assignments = options.pop("source.assignments", ())
     layers = [
-        recorded or {},
         read_recipe(preset) if preset else {},
         read_yaml(file) if file else {},
         parse_assignments(assignments),
         _nested(options),
     ]
-    return build_config(_merge_budgets(layers))
+    stated = build_config(_merge_budgets(layers))
+    if not recorded:
+        return stated
+    config = build_config(_merge_budgets([recorded, *layers]))
+    _refuse_code("network", "--arch", stated.model.arch, config.model.arch)
+    _refuse_code("data set", "--data", stated.data.name, config.data.name)
+    return config
 
 
-def resolve_run(recorded: Path | None) -> "Config":
-    """`resolve` over the configuration that an earlier run wrote to `recorded`, which a resumed run need not repeat."""
-    from atmc_tool.config import read_yaml
+def _refuse_code(what: str, option: str, stated: str | None, resolved: str | None) -> None:
+    """The user's code is run only where the user names it, never on the word of a file."""
+    from atmc_tool.plugins import is_callable_spec
 
-    return resolve(read_yaml(recorded) if recorded else None)
+    if resolved is not None and resolved != stated and is_callable_spec(resolved):
+        raise InputError(
+            f"the {what} is {resolved!r}, code that is not run on the word of a file", hint=f"{option} {resolved}"
+        )
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +66,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _merge_budgets(layers: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _merge_budgets(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The merged layers; a layer that gives one kind of budget takes back the other kind from the layers beneath."""
     from atmc_tool.config import merge
 

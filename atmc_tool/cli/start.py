@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atmc_tool.cli.data_source import load_named, trusted_data
+from atmc_tool.cli.data_source import load_configured
 from atmc_tool.cli.settings import resolve
 from atmc_tool.cli.subject import check_fit, per_channel, versions
 from atmc_tool.config import Config, build_config, merge
 from atmc_tool.data import DataSet
-from atmc_tool.errors import InputError, UsageError
+from atmc_tool.errors import UsageError
 from atmc_tool.model_card import ModelCard
 from atmc_tool.models.reading import choose_architecture, fit_state, read_model
-from atmc_tool.plugins import is_callable_spec
 from atmc_tool.threat_model import ThreatModel
+from evaluators.policy import parse_policy
 from exporters.onnx_skeleton import trace_skeleton
 
 DEFAULT_KEEP = 0.05
@@ -64,13 +64,8 @@ def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> S
         AtmcError: the network can't be exported.
     """
     file = read_model(path, trust_pickle)
-    stated = resolve()
     config = resolve(merge(_card_settings(file.card), recorded))
-    if stated.model.arch is None and config.model.arch is not None and is_callable_spec(config.model.arch):
-        raise InputError(
-            f"the run's network is {config.model.arch!r}, code that is not run on the word of a file",
-            hint=f"--arch {config.model.arch}",
-        )
+    parse_policy(config.policy)  # a mistake in it is said now, not after the training
     architecture = choose_architecture(file, config.model.arch)
     threat_model = config.threat_model.parse()
     if threat_model is None:
@@ -78,19 +73,20 @@ def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> S
     torch.manual_seed(config.seed)
     network = architecture.build()
     fit_state(network, file.state)
-    data = load_named(config, trusted_data(stated.data.name, config.data.name))
+    data = load_configured(config)
     shape = architecture.image_shape or (file.card.image_shape if file.card else None)
     check_fit(network, architecture.name, data, shape)
     channels = data.image_shape[0]
     mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
     std = per_channel("model.std", config.model.std or architecture.std, channels)
+    known = None if file.module is not None else architecture.name  # a pickled module brings its own
     budget = {} if config.compress.keep or config.compress.size else {"keep": DEFAULT_KEEP}
     return Start(
         config=build_config(
             merge(
                 config.model_dump(),
                 {
-                    "model": {"arch": architecture.name, "mean": mean, "std": std},
+                    "model": {"arch": config.model.arch or known, "mean": mean, "std": std},
                     "data": {"name": data.name},
                     "compress": budget,
                 },

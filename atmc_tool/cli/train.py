@@ -42,7 +42,8 @@ def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
     Checkpoints and metrics go to a folder beside the output: model.train for model.pt. Ctrl-C saves the state.
     """
     from atmc_tool.cli.run_folder import RunFolder
-    from atmc_tool.cli.settings import resolve_run
+    from atmc_tool.cli.settings import resolve
+    from atmc_tool.config import read_yaml
 
     folder = RunFolder(output.with_suffix(".train"))
     if output.suffix not in SUFFIXES:
@@ -50,7 +51,7 @@ def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
     folder.check_free(resume=resume, overwrite=overwrite)
     if output.exists() and not (resume or overwrite):
         raise UsageError(f"{output} exists", hint="--overwrite replaces it, -o names another file")
-    config = resolve_run(folder.config if resume else None)
+    config = resolve(read_yaml(folder.config) if resume else None)
     card = _train(config, output, folder, resume=resume)
     _show(output, card, as_json)
 
@@ -59,7 +60,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     """Train, measure, write `output`; its card."""
     import torch
 
-    from atmc_tool.cli.data_source import load_named, trusted_data
+    from atmc_tool.cli.data_source import load_configured
     from atmc_tool.cli.measurement import measure
     from atmc_tool.cli.subject import check_fit, per_channel, run_training
     from atmc_tool.methods.dense import Dense
@@ -71,7 +72,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     if threat_model is None and not config.train.natural:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1, or --natural")
     device = select_device(config.device)
-    data = load_named(config, trusted_data(config.data.name, None))
+    data = load_configured(config)
     architecture = _architecture(config, data)
     torch.manual_seed(config.seed)
     network = architecture.build()

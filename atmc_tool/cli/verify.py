@@ -41,7 +41,7 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Attack the exported file in onnxruntime and gate on the result.
+    """Attack the exported file itself and judge it.
 
     Exits with 0 where every check passes and with 5 where one fails; verify.json is written in both cases.
     """
@@ -67,7 +67,7 @@ def command(
 def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     """The report and what it rests on."""
     from atmc_tool import __version__
-    from atmc_tool.cli.data_source import load_named, trusted_data
+    from atmc_tool.cli.data_source import load_configured
     from atmc_tool.cli.origin import find_origin
     from atmc_tool.cli.render import staged
     from atmc_tool.cli.settings import resolve
@@ -78,15 +78,14 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     from evaluators.robustness import AttackSettings
     from evaluators.verification import Artefact, verify
 
-    stated = resolve()
     content = read_bytes(path, MAX_BYTES)
     model = parse_onnx(content, str(path))
-    origin = find_origin(path, model, stated.run)
+    origin = find_origin(path, model, resolve().run)
     config = resolve(origin.settings)
     threat_model = config.threat_model.parse()
     if threat_model is None:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
-    data = load_named(config, trusted_data(stated.data.name, config.data.name))
+    data = load_configured(config)
     images = test_subset(data.test, config.evaluation.n, SEED)
     first = OrtClassifier(model, provider)
     artefact = Artefact(str(path), len(content), sha256(content), origin.digests)
