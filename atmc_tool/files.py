@@ -29,7 +29,8 @@ def write_atomic(path: Path, content: bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise AtmcError(
-            f"can't write {path}: {error.strerror or error}", hint="free space or choose another folder with -o"
+            f"can't write {path}: {error.strerror or error}",
+            hint="free space or choose another folder with -o",
         ) from error
 
 

@@ -25,7 +25,7 @@ from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.factors import factorize, materialize, to_compressed
 from atmc_tool.methods.method import one_cycle
-from atmc_tool.projections import cubic_budget, top_k_masks
+from atmc_tool.projections import cubic_budget, straight_through_mask, top_k_masks
 
 WARM_ITERATIONS = 10  # Lloyd iterations of an update that starts from the last codebook
 
@@ -86,8 +86,7 @@ class Atmc:
         flat = self._flat
         if self._config.projection == "latent" and not quantizing:
             self._masks = top_k_masks(flat, self._path(position))
-            # value θ·mask, gradient 1 for every entry
-            flat = [t + (t.detach() * mask - t.detach()) for t, mask in zip(flat, self._masks, strict=True)]
+            flat = [straight_through_mask(t, mask) for t, mask in zip(flat, self._masks, strict=True)]
         return {**self._materialize(flat), **self._rest}
 
     def _path(self, position: float) -> int:
@@ -97,7 +96,7 @@ class Atmc:
     @torch.no_grad()
     def _start_quantizing(self) -> None:
         self._quantizing = True
-        self._meet_limit()
+        self._meet_limit(self._n_weights if self._config.projection == "latent" else self._kept)
         self._project(self._kept)
         if self._config.bits is not None:
             self._update_auxiliaries()
@@ -159,23 +158,17 @@ class Atmc:
             flat = [t.detach() * mask for t, mask in zip(self._flat, self._masks, strict=True)]
         return {**self._materialize(flat), **rest}
 
-    def _meet_limit(self) -> None:
-        """Choose the number of kept entries so that the file fits the limit; never more than the budget allows."""
+    def _meet_limit(self, most: int) -> None:
+        """Choose the number of kept entries, at most `most`, so that the file fits the budget's bytes."""
         limit, measure = self._budget.limit, self._budget.measure
         if limit is not None and measure is not None:
             self._kept = kept_for_bytes(
-                lambda kept: measure(self._compressed(self._constrained(kept))),
-                limit,
-                len(self._shapes),
-                self._n_weights if self._config.projection == "latent" and not self._centres_known() else self._kept,
+                lambda kept: measure(self._compressed(self._constrained(kept))), limit, len(self._shapes), most
             )
-
-    def _centres_known(self) -> bool:
-        return any(centres is not None for centres in self._centres)
 
     @torch.no_grad()
     def finish(self) -> None:
-        self._meet_limit()
+        self._meet_limit(self._kept)
         for tensor, constrained in zip(self._flat, self._constrained(self._kept), strict=True):
             tensor.copy_(constrained)
         self._masks = [t != 0 for t in self._flat]
