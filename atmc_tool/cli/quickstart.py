@@ -1,6 +1,7 @@
 """`atmc-tool quickstart`: the main job on real handwritten digits, through the command line itself."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from atmc_tool.cli.options import PATH, verbosity
+from atmc_tool.cli.options import PATH, is_quiet, verbosity
 from atmc_tool.errors import UsageError
 
 COMMANDS = (
@@ -38,11 +39,13 @@ def command(output: Path) -> None:
         raise UsageError(f"{output} holds files of others ({foreign[0]})", hint="choose an empty folder with -o")
     output.mkdir(parents=True, exist_ok=True)
     code = 0
+    # The network is so small that threads mostly wait for one another, for minutes where the machine is busy.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    quiet = ["-q"] if is_quiet() else []
     for line in COMMANDS:
         show_line(f"$ atmc-tool {line}", bold=True)
-        code = subprocess.run(
-            [sys.executable, "-m", "atmc_tool", *shlex.split(line)], cwd=output, check=False
-        ).returncode
+        arguments = [sys.executable, "-m", "atmc_tool", *shlex.split(line), *quiet]
+        code = subprocess.run(arguments, cwd=output, env=environment, check=False).returncode
         if code not in (0, GATE_FAILED):
             break
     else:
