@@ -1,7 +1,6 @@
 """`atmc-tool quickstart`: the main job on real handwritten digits, through the command line itself."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -39,13 +38,11 @@ def command(output: Path) -> None:
         raise UsageError(f"{output} holds files of others ({foreign[0]})", hint="choose an empty folder with -o")
     output.mkdir(parents=True, exist_ok=True)
     code = 0
-    # The network is so small that threads mostly wait for one another, for minutes where the machine is busy.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     quiet = ["-q"] if is_quiet() else []
     for line in COMMANDS:
         show_line(f"$ atmc-tool {line}", bold=True)
         arguments = [sys.executable, "-m", "atmc_tool", *shlex.split(line), *quiet]
-        code = subprocess.run(arguments, cwd=output, env=environment, check=False).returncode
+        code = subprocess.run(arguments, cwd=output, check=False).returncode
         if code not in (0, GATE_FAILED):
             break
     else:
