@@ -27,8 +27,9 @@ lint: setup  ## check style
 type: setup  ## check types
 	$(BIN)/mypy
 
-bench: setup  ## measure what README and docs state (about an hour)
-	$(BIN)/python benchmarks/digits.py
+bench: setup  ## measure what README and docs state (about two hours)
+	$(BIN)/python benchmarks/pipeline.py digits --seeds 0 1 2
+	$(BIN)/python benchmarks/pipeline.py mnist --seeds 0
 	$(BIN)/python benchmarks/startup.py
 
 check: lint type test  ## all that has to hold before a change lands

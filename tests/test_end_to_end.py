@@ -15,8 +15,11 @@ from conftest import Cli, environment_without, run_atmc
 from onnx import numpy_helper
 from safetensors.torch import load_file
 
+from atmc_tool.attacks.classifier import Loss
 from atmc_tool.data import load_data
 from atmc_tool.models import ARCHITECTURES
+from atmc_tool.torch_classifier import TorchClassifier
+from evaluators.classifier import OrtClassifier, read_onnx
 from exporters.atmc_file import encode_model, read_atmc
 
 pytestmark = pytest.mark.xdist_group("digits_run")
@@ -197,3 +200,36 @@ def test_a_cuda_provider_that_is_not_there(run: Path, cli: Cli) -> None:
     failed = cli("verify --provider cuda", run)
     assert failed.code == 3
     assert "CUDA" in failed.error
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+def test_the_gradient_of_the_file_is_that_of_torch(loss: Loss, run: Path, cli: Cli) -> None:
+    assert cli("export --safetensors", run).code == 0
+    state = load_file(run / "atmc-run" / "model.safetensors")
+    network = ARCHITECTURES["digits-cnn"].build().eval()
+    subset = load_data("digits").test.take(slice(64))
+    images, labels = subset.floats(), subset.labels
+    expected = TorchClassifier(network, state, (0.0,), (1.0,)).loss_gradient(
+        torch.from_numpy(images), torch.from_numpy(labels), loss
+    )
+    got = OrtClassifier(read_onnx(run / "atmc-run" / "model.onnx")).loss_gradient(images, labels, loss)
+    assert np.linalg.norm(got - expected.numpy()) <= 1e-4 * np.linalg.norm(expected.numpy())
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_others_goes_all_the_way(data_dir: Path, tmp_path: Path) -> None:
+    """ResNet-20 for CIFAR-10 as others trained and saved it, without a word about its architecture."""
+    checkpoint = data_dir.parent / "models" / "resnet20-cifar10.th"
+    if not checkpoint.exists():
+        pytest.skip(f"{checkpoint} is not there")
+    short = "--set data.limit=2000 --set attack.steps=2 --set evaluation.n=64 --set evaluation.square_queries=10"
+    done = run_atmc(f"compress {checkpoint} --data cifar10-jpeg --eps 2/255 --max-steps 4 {short} --json", tmp_path)
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["metrics"]["dense"]["clean_accuracy"] > 0.6  # the weights were read, the normalisation is right
+    assert report["kept"]["total"] <= 0.05 * 268_336
+    assert run_atmc("export --onnx", tmp_path).code == 0
+    done = run_atmc("verify --set data.limit=2000 --json", tmp_path)
+    assert done.code in (0, 5), done.err
+    statuses = {check["name"]: check["status"] for check in json.loads(done.out)["verdict"]["checks"]}
+    assert statuses["weight-parity"] == statuses["white-box"] == statuses["clean-drop"] == "passed"
