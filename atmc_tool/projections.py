@@ -53,7 +53,7 @@ def straight_through_mask(tensor: Tensor, mask: Tensor) -> Tensor:
 
     Lin et al. 2020 (arXiv:2006.07253), equation 1.
     """
-    result: Tensor = _StraightThroughMask.apply(tensor, mask)
+    result: Tensor = _StraightThroughMask.apply(tensor, mask)  # type: ignore[no-untyped-call]  # torch has no types here
     return result
 
 

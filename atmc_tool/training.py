@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -118,32 +119,33 @@ def train(
     _Loop(setup, method, schedule, folder, digest, select, report, stop).run(resume=resume)
 
 
+@dataclass
 class _Loop:
-    """The state of one run of `train`."""
+    """The state of one run of `train`, whose arguments these are."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        method: Method,
-        schedule: ScheduleConfig,
-        folder: Path,
-        digest: str,
-        select: bool,
-        report: Callable[[Event], None],
-        stop: Callable[[], bool],
-    ) -> None:
-        self.setup, self.method, self.schedule, self.folder = setup, method, schedule, folder
-        self.digest, self.select, self.report, self.stop = digest, select, report, stop
+    setup: Setup
+    method: Method
+    schedule: ScheduleConfig
+    folder: Path
+    digest: str
+    select: bool
+    report: Callable[[Event], None]
+    stop: Callable[[], bool]
+    step: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        setup, schedule = self.setup, self.schedule
         self.images, self.labels = device_images(setup.data.train, setup.device)
-        validation = setup.data.validation.take(slice(VALIDATION_IMAGES))
-        self.validation = device_images(validation, setup.device)
+        self.validation = device_images(
+            setup.data.validation.take(np.arange(min(VALIDATION_IMAGES, len(setup.data.validation)))), setup.device
+        )
         self.per_epoch, self.steps = planned_steps(schedule, len(self.images))
         self.optimizer = torch.optim.SGD(
-            method.parameters(), lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
+            self.method.parameters(), lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
         )
-        self.step, self.seconds = 0, 0.0
         self.loss_sum = torch.zeros((), device=setup.device)
-        self.best: dict[str, Any] | None = None
 
     def run(self, *, resume: bool) -> None:
         if resume:
@@ -249,9 +251,8 @@ class _Loop:
         classifier = TorchClassifier(setup.network, weights, setup.mean, setup.std)
         correct = {"validation_clean": 0, **({"validation_robust": 0} if setup.threat_model else {})}
         torch.manual_seed(setup.seed)
-        for part, answers in zip(
-            images.split(self.schedule.batch_size), labels.split(self.schedule.batch_size), strict=True
-        ):
+        size = self.schedule.batch_size
+        for part, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
             clean = part.float() / 255
             fed = {"validation_clean": clean}
             if setup.threat_model is not None:
