@@ -16,10 +16,12 @@ def test_it_touches_no_folder_of_others(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_ends_with_the_table_and_runs_again(tmp_path: Path) -> None:
-    for _ in range(2):
-        done = run_atmc("quickstart", tmp_path)
-        assert done.code == 0, done.err
+def test_it_replaces_its_own_earlier_run_and_ends_with_the_table(tmp_path: Path) -> None:
+    for stale in ("model.pt", "model.train/config.yaml", "atmc-run/config.yaml", "atmc-run/model.onnx"):
+        (tmp_path / "quickstart" / stale).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "quickstart" / stale).write_text("stale")
+    done = run_atmc("quickstart", tmp_path)
+    assert done.code == 0, done.err
     commands = [line for line in done.out.splitlines() if line.startswith("$ atmc-tool ")]
     assert [line.split()[2] for line in commands] == ["train", "compress", "export", "verify"]
     end = done.out[done.out.rindex("Size") :]

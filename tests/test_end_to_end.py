@@ -184,6 +184,19 @@ def test_a_damaged_artefact(name: str, damage: str, run: Path, cli: Cli) -> None
     assert not (run / "atmc-run" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize(("key", "value"), [("card", "{"), ("card", "[]"), ("metrics", "{"), ("metrics", "[1]")])
+def test_damaged_statements_of_an_onnx_file(key: str, value: str, run: Path, cli: Cli) -> None:
+    path = run / "atmc-run" / "model.onnx"
+    model = onnx.load_model(path)
+    for entry in model.metadata_props:
+        if entry.key == f"atmc_tool.{key}":
+            entry.value = value
+    onnx.save_model(model, path)
+    failed = cli("verify", run)
+    assert failed.code == 4
+    assert f"{key} in atmc-run/model.onnx" in failed.error.replace("model card", "card")
+
+
 def test_images_of_another_shape(run: Path, cli: Cli) -> None:
     zeros = {f"x_{part}": np.zeros((20, 9, 9), np.uint8) for part in ("train", "test")}
     labels = {f"y_{part}": np.arange(20) % 10 for part in ("train", "test")}
@@ -207,7 +220,7 @@ def test_the_gradient_of_the_file_is_that_of_torch(loss: Loss, run: Path, cli: C
     assert cli("export --safetensors", run).code == 0
     state = load_file(run / "atmc-run" / "model.safetensors")
     network = ARCHITECTURES["digits-cnn"].build().eval()
-    subset = load_data("digits").test.take(slice(64))
+    subset = load_data("digits").test.take(np.arange(64))
     images, labels = subset.floats(), subset.labels
     expected = TorchClassifier(network, state, (0.0,), (1.0,)).loss_gradient(
         torch.from_numpy(images), torch.from_numpy(labels), loss
