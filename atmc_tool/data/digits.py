@@ -22,5 +22,5 @@ def read_digits() -> Parts:
     everything = Images(images, labels.astype(np.int64))
     order = stratified_order(everything.labels, 0)
     train, test = np.sort(order[N_TEST:]), np.sort(order[:N_TEST])
-    # no shift: the digits fill the 8 × 8 frame (one pixel cost 8 points of robust accuracy, see docs/log.md)
+    # no shift: the digits fill the 8 × 8 frame, and one pixel cost robust accuracy (docs/log.md)
     return Parts(everything.take(train), everything.take(test), tuple(map(str, range(10))), Augmentation())
