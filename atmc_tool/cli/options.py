@@ -111,7 +111,9 @@ def config_sources(command: F) -> F:
     """`-c`, `--preset`, `--set`: where the configuration comes from, beneath the options."""
     return _join(
         setting("source.file", "-c", "--config", type=PATH, help="Settings as YAML; default: atmc.yaml, if here."),
-        setting("source.preset", "--preset", metavar="NAME", help="A recipe that comes with the package: mnist."),
+        setting(
+            "source.preset", "--preset", metavar="NAME", help="A recipe that comes with the package: mnist, published."
+        ),
         setting(
             "source.assignments",
             "--set",
