@@ -15,7 +15,7 @@ from evaluators.statistics import Proportion
 LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")
 GRADIENT_SAMPLES = 512
 ZERO_GRADIENTS = 0.01  # share of samples that may have a zero or NaN gradient
-LARGE_EPS = 0.5
+LARGE_EPS = 1.0
 LARGE_EPS_SAMPLES = 128
 STRONGER = (2, 0.002)  # samples, and share of them, by which a black-box attack may beat the white-box one
 
@@ -95,20 +95,18 @@ def check_gradients(classifier: Classifier, images: Floats, labels: Labels, batc
     return Check("gradients", passed, reason, {"n": len(images), "shares": shares})
 
 
-def check_large_eps(
-    classifier: Classifier, images: Floats, labels: Labels, eps: float, settings: AttackSettings
-) -> Check:
-    """Under PGD at eps ≥ 0.5, which allows any image to become plain grey, accuracy is not above chance.
+def check_large_eps(classifier: Classifier, images: Floats, labels: Labels, settings: AttackSettings) -> Check:
+    """Under PGD at eps 1, which allows any image to become any other, accuracy is not above chance.
 
     The attack starts at the images: where gradients are masked it can't move, and a random start would hide that.
+    A smaller eps is no such test: at 0.5, PGD from the images leaves an honest MNIST network (eps 0.3) at 26 %.
     """
     images, labels = images[:LARGE_EPS_SAMPLES], labels[:LARGE_EPS_SAMPLES]
-    eps = max(LARGE_EPS, eps)
     result = worst_case(
         classifier,
         images,
         labels,
-        eps,
+        LARGE_EPS,
         steps=settings.steps,
         losses=LOSSES,
         random_start=False,
@@ -119,9 +117,9 @@ def check_large_eps(
     classes = np.asarray(classifier.logits(images[:1])).shape[1]
     chance = max(1 / classes, float(np.bincount(labels).max() / len(labels)))
     reason = (
-        f"accuracy {measured.value:.4f} at eps {eps:g} (n {measured.n}), lower 95 % bound {bound:.4f}, "
+        f"accuracy {measured.value:.4f} at eps {LARGE_EPS:g} (n {measured.n}), lower 95 % bound {bound:.4f}, "
         f"chance {chance:.4f}"
     )
     passed = bound <= chance
-    evidence = {"eps": eps, "steps": settings.steps, "chance": chance, **measured.to_json()}
+    evidence = {"eps": LARGE_EPS, "steps": settings.steps, "chance": chance, **measured.to_json()}
     return Check("large-eps", passed, reason + ("" if passed else ": masking suspected"), evidence)

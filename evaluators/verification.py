@@ -195,7 +195,7 @@ def _attack_checks(
     if measured.white_box:
         by_gradient = [
             check_gradients(classifier, images, labels, settings.batch_size),
-            check_large_eps(classifier, images, labels, eps, settings),
+            check_large_eps(classifier, images, labels, settings),
         ]
     else:
         by_gradient = [Check(name, None, "the classifier gives no gradient") for name in ("gradients", "large-eps")]

@@ -86,7 +86,10 @@ def test_checks_of_an_honest_attack_pass(measured: Robustness, held_out: tuple[n
     assert check_recomputed(fit(), held_out[1], measured, 30).passed
     assert check_white_box_strongest(measured).passed
     assert check_gradients(fit(), *held_out, 64).passed
-    assert check_large_eps(fit(), *held_out, 0.05, SETTINGS).passed
+    large = check_large_eps(fit(), *held_out, SETTINGS)
+    assert large.passed
+    # at 0.5 PGD from the images left an honest MNIST network at 26 %: a false alarm
+    assert large.evidence["eps"] == 1.0
 
 
 def test_images_outside_the_threat_model_are_found(measured: Robustness) -> None:
