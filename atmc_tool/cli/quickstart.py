@@ -12,8 +12,8 @@ from atmc_tool.cli.options import PATH, is_quiet, verbosity
 from atmc_tool.errors import UsageError
 
 COMMANDS = (
-    "train --data digits --arch digits-cnn --eps 0.1 --seed 0 -o model.pt --overwrite",
-    "compress model.pt --keep 0.05 --bits 4 --overwrite",
+    "train --data digits --arch digits-cnn --eps 0.1 --seed 0 --epochs 70 -o model.pt --overwrite",
+    "compress model.pt --keep 0.05 --bits 4 --epochs 70 --overwrite",
     "export --onnx --overwrite",
     "verify",
 )
