@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from atmc_tool.errors import InputError
-from atmc_tool.files import read_bytes, sha256, write_atomic
+from atmc_tool.files import read_bytes, remove_leftovers, sha256, write_atomic
 
 MAX_CHECKPOINT_BYTES = 64 << 30
 KEPT_CHECKPOINTS = 2
@@ -25,17 +25,24 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    write_atomic(folder / f"step-{step}.ckpt", sha256(content).encode() + content)
+    hint = "free space, then go on with --resume"
+    write_atomic(folder / f"step-{step}.ckpt", sha256(content).encode() + content, hint=hint)
     for old in _checkpoints(folder)[KEPT_CHECKPOINTS:]:
         old.unlink(missing_ok=True)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is any, whole or damaged."""
+    return bool(_checkpoints(folder))
+
+
 def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, or None where there is none.
+    """The newest checkpoint that is whole, or None where there is none; what a killed write left there is removed.
 
     Raises:
         InputError: there are checkpoints and none is whole.
     """
+    remove_leftovers(folder)
     files = _checkpoints(folder)
     for path in files:
         content = read_bytes(path, MAX_CHECKPOINT_BYTES)

@@ -4,7 +4,6 @@ Every random choice of a step is drawn from a generator seeded by (seed, step), 
 epoch), so a resumed run goes on to the same bits as one that was never interrupted, on the same machine.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from atmc_tool.data import DataSet
 from atmc_tool.data.loader import augment, batches, device_images
 from atmc_tool.errors import AtmcError, InputError, InterruptedRunError, MissingEnvironmentError
 from atmc_tool.methods.method import Method
+from atmc_tool.metrics import METRICS, append_metrics, trim_metrics
 from atmc_tool.objectives import mixed
 from atmc_tool.threat_model import ThreatModel
 from atmc_tool.torch_classifier import TorchClassifier
@@ -237,10 +237,8 @@ class _Loop:
         if self.select and (self.best is None or score >= self.best["score"]):
             shipped = {**self.setup.network.state_dict(), **self.method.shipped(self.progress())}
             self.best = {"score": score, "state": {name: t.detach().clone() for name, t in shipped.items()}}
-        line = {"epoch": epoch + 1, "step": self.step, "seconds": round(self.seconds, 3), **metrics}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        where = {"epoch": epoch + 1, "step": self.step, "steps": self.steps, "seconds": round(self.seconds, 3)}
+        append_metrics(self.folder / METRICS, {**where, **metrics})
         self._report("epoch", metrics)
 
     def _validate(self) -> dict[str, float]:
@@ -304,12 +302,4 @@ class _Loop:
         self.setup.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state(state["method"])
-        self._trim_metrics()
-
-    def _trim_metrics(self) -> None:
-        """Drop the lines of epochs that a killed run wrote after its last checkpoint."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            path.write_text("".join(line + "\n" for line in kept))
+        trim_metrics(self.folder / METRICS, self.step)

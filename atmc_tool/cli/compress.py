@@ -57,7 +57,7 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
 
     folder = RunFolder(resolve().run)
     if not dry_run:
-        folder.check_free(resume=resume, overwrite=overwrite)
+        folder.check_free(folder.model, resume=resume, overwrite=overwrite)
     start = read_start(model, read_yaml(folder.config) if resume else {}, trust_pickle)
     feasibility = check_feasible(start)
     if dry_run:
