@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -39,14 +40,33 @@ QUIET_SECONDS = 5.0  # between two lines where stderr is no terminal
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, figures: bool = True) -> None:
     """A table on stdout; the first column is text, the others are `figures` or text."""
+    table = _table(columns, rows, title=title, figures=figures)
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None, figures: bool) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index and figures else "left", overflow="fold")
     for row in rows:
         # Text, not str: a name in brackets is no markup.
         table.add_row(*(Text(_plain(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    Console(file=sys.stdout, width=width, highlight=False).print(table)
+    return table
+
+
+@contextmanager
+def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[object]], str], None] | None]:
+    """A function that shows rows and a text beneath in place of the last ones; None where stdout is no terminal."""
+    if not sys.stdout.isatty():
+        yield None
+        return
+    with Live(console=Console(file=sys.stdout, highlight=False), auto_refresh=False) as live:
+
+        def show(rows: Sequence[Sequence[object]], text: str) -> None:
+            live.update(Group(_table(columns, rows, title=None, figures=False), Text(text)), refresh=True)
+
+        yield show
 
 
 def show_line(text: str, *, bold: bool = False) -> None:
@@ -110,7 +130,7 @@ class _BarProgress:
             self._task, completed=event.step, total=_steps(event, self._time_limit), description=description
         )
         if event.kind == "epoch":
-            self._bar.update(self._task, facts=_facts(event.metrics))
+            self._bar.update(self._task, facts=facts(event.metrics))
 
 
 class _PlainProgress:
@@ -127,10 +147,10 @@ class _PlainProgress:
             return
         total = _steps(event, self._time_limit)
         steps, seconds = event.step - self._first[0], time.monotonic() - self._first[1]
-        left = f"  ETA {_clock(seconds / steps * (total - event.step))}" if steps else ""
+        left = f"  ETA {clock(seconds / steps * (total - event.step))}" if steps else ""
         click.echo(
             f"{self._name}: epoch {event.epoch}/{event.epochs}  step {event.step}/{total}  "
-            f"{_facts(event.metrics)}{left}",
+            f"{facts(event.metrics)}{left}",
             err=True,
         )
 
@@ -181,7 +201,7 @@ class _PlainCount:
             return
         self._last = now
         left = (now - self._start) / done * (total - done)
-        click.echo(f"{self._name}: {done}/{total}  ETA {_clock(left)}", err=True)
+        click.echo(f"{self._name}: {done}/{total}  ETA {clock(left)}", err=True)
 
 
 def _bar(*, transient: bool) -> Progress:
@@ -198,11 +218,13 @@ def _bar(*, transient: bool) -> Progress:
     )
 
 
-def _facts(metrics: Mapping[str, float]) -> str:
+def facts(metrics: Mapping[str, float]) -> str:
+    """Names, the short ones where there are, and values on one line."""
     return "  ".join(f"{LABELS.get(name, name)} {_plain(value)}" for name, value in metrics.items())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """90 → 1:30."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
