@@ -2,9 +2,10 @@
 
     python benchmarks/training.py [--rounds 3] [--networks lenet-relu resnet18-16 wrn-16-2] [--threads 1]
 
-Everything is measured in one run, interleaved: each round runs a step of every competitor; the medians over the rounds
-are compared. A step of the quantising part is 4/5 a step without and 1/5 a step with an update of the codebooks. With
-one thread the clock is processor time, so that other work on the machine does not count; with more it is the wall's.
+Everything is measured in one run, interleaved: each round runs a step of every competitor; ratios are medians of the
+ratios within a round. A step of the quantising part is 4/5 a step without and 1/5 a step with an update of the
+codebooks. With one thread the clock is processor time, so that other work on the machine does not count (what it takes
+of caches and memory does); with more it is the wall's.
 Writes benchmarks/results/training-cpu.json.
 """
 
@@ -161,7 +162,7 @@ def competitors(case: Case) -> dict[str, Competitor]:
 
 
 def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict[str, dict[str, Any]]:
-    """Name → {"seconds": of a step, "spread": lowest and highest round, "ledger": stage → seconds}."""
+    """Name → {"rounds": seconds of a step by round, "seconds": their median, "ledger": stage → seconds}."""
     field = competitors(case)
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
     stages: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
@@ -178,15 +179,14 @@ def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict[str, di
                     stages[name, kind].append(stage_clock.take())
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
 
-    def mixed(name: str, of: Callable[[list[float]], float]) -> float:
-        return sum(share * of(times[name, kind]) for kind, (_, share) in enumerate(field[name].kinds))
-
     result: dict[str, dict[str, Any]] = {}
     for name, competitor in field.items():
-        result[name] = {"seconds": mixed(name, statistics.median_low), "spread": [mixed(name, min), mixed(name, max)]}
+        kinds = list(enumerate(competitor.kinds))
+        by_round = [sum(share * times[name, kind][number] for kind, (_, share) in kinds) for number in range(rounds)]
+        result[name] = {"seconds": statistics.median(by_round), "rounds": by_round}
         if competitor.ledger:
             parts = dict.fromkeys((*ORDER, "rest"), 0.0)
-            for kind, (_, share) in enumerate(competitor.kinds):
+            for kind, (_, share) in kinds:
                 taken = times[name, kind]
                 median = statistics.median_low(taken)
                 of_median = stages[name, kind][taken.index(median)]
@@ -205,6 +205,11 @@ def floor(needs: dict[str, int], limits: dict[str, float]) -> dict[str, float]:
     }
 
 
+def ratio(times: list[float], others: list[float]) -> float:
+    """Median over the rounds of the ratio within a round, so that what slows a whole round down cancels out."""
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
+
+
 def show(name: str, case: Case, result: dict[str, Any]) -> None:
     """The tables of a network."""
     needs, low, steps = result["demand"], result["floor_seconds"], result["steps"]
@@ -213,19 +218,19 @@ def show(name: str, case: Case, result: dict[str, Any]) -> None:
         f"{needs['matrix_bytes'] / 1e9:.2f} GB through products, {needs['bytes'] / 1e9:.2f} GB through all operators; "
         f"floor {low['fp32'] * 1e3:.0f} ms fp32, {low['bf16'] * 1e3:.0f} ms bf16"
     )
-    dense, user, port = (steps[n]["seconds"] for n in ("engine, dense", "user's loop", "paper's port, 8 bits"))
+    dense, user, port = (steps[n]["rounds"] for n in ("engine, dense", "user's loop", "paper's port, 8 bits"))
     columns = ("ms", "lowest", "highest", "× floor", "÷ dense", "user's ÷", "port's ÷")
     print(f"{'':24}" + "".join(f"{column:>10}" for column in columns))
     for key, line in steps.items():
-        seconds = line["seconds"]
-        times = [seconds * 1e3, line["spread"][0] * 1e3, line["spread"][1] * 1e3]
-        ratios = [seconds / low["fp32"], seconds / dense, user / seconds, port / seconds]
+        own = line["rounds"]
+        times = [1e3 * line["seconds"], 1e3 * min(own), 1e3 * max(own)]
+        ratios = [line["seconds"] / low["fp32"], ratio(own, dense), ratio(user, own), ratio(port, own)]
         print(f"{key:24}" + "".join(f"{t:10.0f}" for t in times) + "".join(f"{r:10.2f}" for r in ratios))
     looked_into = [line for line in steps.values() if "ledger" in line]
     titles = ("dense", "pruning", "quantising", "pub. pruning", "pub. quant.")
     print(f"\n{'% of the step':24}" + "".join(f"{title:>14}" for title in titles))
     for stage in (*ORDER, "rest"):
-        shares = [100 * line["ledger"][stage] / line["seconds"] for line in looked_into]
+        shares = [100 * line["ledger"][stage] / sum(line["ledger"].values()) for line in looked_into]
         print(f"{stage:24}" + "".join(f"{share:14.1f}" for share in shares))
 
 
