@@ -16,8 +16,10 @@ KEPT_CHECKPOINTS = 2
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `folder/step-<step>.ckpt` (64 hexadecimal digits of SHA-256, then torch's format); keep the last two.
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int | None = None) -> None:
+    """Write `folder/step-<step>.ckpt` (64 hexadecimal digits of SHA-256, then torch's format).
+
+    The last two are kept, and that of step `keep`.
 
     Raises:
         AtmcError: the file could not be written; older checkpoints are untouched.
@@ -26,14 +28,23 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     torch.save(state, buffer)
     content = buffer.getvalue()
     hint = "free space, then go on with --resume"
-    write_atomic(folder / f"step-{step}.ckpt", sha256(content).encode() + content, hint=hint)
+    write_atomic(folder / _name(step), sha256(content).encode() + content, hint=hint)
     for old in _checkpoints(folder)[KEPT_CHECKPOINTS:]:
-        old.unlink(missing_ok=True)
+        if old.name != _name(keep):
+            old.unlink(missing_ok=True)
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is any, whole or damaged."""
     return bool(_checkpoints(folder))
+
+
+def drop_checkpoints(folder: Path, after: int) -> None:
+    """Remove the checkpoints of later steps than `after`, the newest first: being killed here does no harm."""
+    for path in _checkpoints(folder):
+        if path.name == _name(after):
+            return
+        path.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
@@ -56,6 +67,10 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     if files:
         raise InputError(f"no checkpoint in {folder} is whole", hint="start again with --overwrite")
     return None
+
+
+def _name(step: int | None) -> str:
+    return f"step-{step}.ckpt"
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -43,8 +43,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def trim_metrics(path: Path, step: int) -> None:
-    """Drop the lines of epochs that a killed run wrote after `step`, and what is no whole line."""
-    kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step).encode()
+def trim_metrics(path: Path, step: int, rollbacks: int = 0) -> None:
+    """Drop what a killed run wrote after `step` or after its rollback number `rollbacks`, and what is no whole line."""
+    lines = [line for line in read_metrics(path) if line["step"] <= step and line.get("rollback", 0) <= rollbacks]
+    kept = "".join(json.dumps(line) + "\n" for line in lines).encode()
     if path.exists() and path.read_bytes() != kept:
         write_atomic(path, kept)

@@ -74,9 +74,10 @@ def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", r
     from atmc_tool.cli.start import copied
     from atmc_tool.cli.subject import arrays, run_training
     from atmc_tool.compressed import CompressedModel
+    from atmc_tool.devices import select_device
     from atmc_tool.files import write_atomic
     from atmc_tool.methods.atmc import Atmc
-    from atmc_tool.training import Setup, select_device
+    from atmc_tool.training import Setup
     from exporters.atmc_file import encode_model
 
     config, network, data, card = start.config, start.network, start.data, start.card

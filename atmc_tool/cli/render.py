@@ -100,12 +100,18 @@ def _plain(cell: object) -> str:
 def training_progress(name: str, time_limit: float | None) -> Iterator[Callable[["Event"], None]]:
     """A function that shows each event of a training on stderr: a bar on a terminal, else a line per epoch."""
     if is_quiet():
-        yield lambda _: None
+        yield lambda event: _warn(name, event)
     elif sys.stderr.isatty():
         with _bar(transient=False) as bar:
             yield _BarProgress(name, bar, time_limit)
     else:
         yield _PlainProgress(name, time_limit)
+
+
+def _warn(name: str, event: "Event") -> None:
+    """A warning is shown also with -q: it is no progress."""
+    if event.kind == "warning":
+        click.echo(f"{name}: warning: {event.text}", err=True)
 
 
 def _steps(event: "Event", time_limit: float | None) -> int:
@@ -125,6 +131,8 @@ class _BarProgress:
         self._task = bar.add_task(name, total=None, facts="")
 
     def __call__(self, event: "Event") -> None:
+        if event.kind == "warning":
+            self._bar.console.print(Text(f"{self._name}: warning: {event.text}"))
         description = f"{self._name}, epoch {event.epoch}/{event.epochs}"
         self._bar.update(
             self._task, completed=event.step, total=_steps(event, self._time_limit), description=description
@@ -143,7 +151,8 @@ class _PlainProgress:
     def __call__(self, event: "Event") -> None:
         if self._first is None:
             self._first = (event.step, time.monotonic())
-        if event.kind != "epoch" and not is_verbose():
+        _warn(self._name, event)
+        if event.kind == "warning" or (event.kind == "step" and not is_verbose()):
             return
         total = _steps(event, self._time_limit)
         steps, seconds = event.step - self._first[0], time.monotonic() - self._first[1]

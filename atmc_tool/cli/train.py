@@ -63,11 +63,12 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     from atmc_tool.cli.data_source import load_configured
     from atmc_tool.cli.measurement import measure
     from atmc_tool.cli.subject import check_fit, per_channel, run_training
+    from atmc_tool.devices import select_device
     from atmc_tool.files import remove_leftovers
     from atmc_tool.methods.dense import Dense
     from atmc_tool.model_card import ModelCard
     from atmc_tool.models.writing import write_model
-    from atmc_tool.training import Setup, select_device
+    from atmc_tool.training import Setup
 
     threat_model = config.threat_model.parse()
     if threat_model is None and not config.train.natural:
