@@ -75,6 +75,16 @@ def at_least(name: str, measured: Proportion | None, threshold: float | None, mi
     return Check(name, bound >= threshold, reason, {**measured.to_json(), "bound": bound, "threshold": threshold})
 
 
+def check_judged(checks: Sequence[Check]) -> Check:
+    """Robust accuracy was judged: by a threshold, or by its fall below a recorded number. Else nothing was proved."""
+    judges = ("min-robust", "robust-drop")
+    applied = [check.name for check in checks if check.name in judges and check.passed is not None]
+    if applied:
+        return Check("robustness-judged", True, f"by {' and '.join(applied)}")
+    reason = "neither a threshold nor a recorded number judges robust accuracy: give --min-robust"
+    return Check("robustness-judged", False, reason)
+
+
 def small_enough(name: str, size: int | None, limit: int | None) -> Check:
     """`size` bytes are at most `limit`."""
     if limit is None:

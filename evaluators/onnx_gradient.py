@@ -100,7 +100,9 @@ def _backward(graph: GraphBuilder, active: set[str], seed: str, logits: str, ima
             continue
         rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if rule is None:
-            raise AtmcError(f"no gradient rule for the {_label(node)}", hint="the attack needs a rule per operator")
+            raise AtmcError(
+                f"no gradient rule for the {_label(node)}", hint=f"there are rules for {', '.join(sorted(RULES))}"
+            )
         for name in (*node.input[rule.n_inputs :], *(reads(node) - {*node.input})):
             if name in active:
                 raise AtmcError(f"no gradient through input {name!r} of the {_label(node)}")

@@ -22,7 +22,7 @@ from evaluators.diagnostics import (
     check_white_box,
     check_white_box_strongest,
 )
-from evaluators.gate import Check, Verdict, at_least, drop, judge, small_enough
+from evaluators.gate import Check, Verdict, at_least, check_judged, drop, judge, small_enough
 from evaluators.parity import ExpectedWeights, parity
 from evaluators.policy import Policy
 from evaluators.robustness import AttackSettings, Robustness, StageProgress, attack
@@ -128,6 +128,7 @@ def verify(
         checks += [Check(name, None, "the outputs are no logits") for name in ("determinism", *ATTACK_CHECKS)]
     conditions = _image_conditions(len(targets), split, digest, recorded)
     checks += _policy_checks(policy, artefact, clean, robustness, recorded, conditions, threat_model)
+    checks.append(check_judged(checks))
     return Verification(
         verdict=judge(checks, len(targets)),
         artefact=artefact,

@@ -45,7 +45,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("compress missing.pt", 4, "can't read missing.pt: No such file or directory"),
+        ("compress missing.pt", 4, "missing.pt is not there"),
         ("inspect missing.atmc", 4, "can't read missing.atmc: No such file or directory"),
         ("inspect model.txt", 4, "can't read model.txt"),
         ("export --onnx", 4, "atmc-run/model.atmc is not there. Hint: make it with 'atmc-tool compress model.pt'"),

@@ -39,6 +39,13 @@ def test_help_imports_nothing_heavy(line: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_no_arguments_show_the_help(cli: Cli, tmp_path: Path) -> None:
+    shown = cli("", tmp_path)
+    assert shown.code == 2
+    assert shown.err.startswith("Usage: atmc-tool")
+    assert "  compress " in shown.err
+
+
 def test_version(tmp_path: Path) -> None:
     shown = run_atmc("--version", tmp_path)
     assert shown.code == 0

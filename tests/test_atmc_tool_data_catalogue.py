@@ -187,7 +187,7 @@ def test_data_are_read_without_torch() -> None:
 @pytest.mark.parametrize(
     ("name", "mean", "augmentation"),
     # the published means of the training images
-    [("mnist", 0.1307, data.Augmentation(2, False)), ("fashion-mnist", 0.2860, data.Augmentation(2, True))],
+    [("mnist", 0.1307, data.Augmentation()), ("fashion-mnist", 0.2860, data.Augmentation(2, True))],
 )
 def test_real_idx_data(name: str, mean: float, augmentation: data.Augmentation) -> None:
     real = data.load_data(name)

@@ -1,6 +1,7 @@
 """The main job by the command line, from model.pt to a verdict, and the controls that the verdict must fail."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_the_bare_command_verifies_what_the_run_knows(run: Path) -> None:
     assert report["clean"]["accuracy"] == pytest.approx(report["recorded"]["clean_accuracy"], abs=0.01)
     assert report["attacks"][0]["accuracy"] == pytest.approx(report["recorded"]["robust_accuracy"], abs=0.02)
     assert report["artefact"]["bytes"] == (run / "atmc-run" / "model.onnx").stat().st_size
-    assert "verdict: PASSED, smoke test only: fewer than 512 images" in done.out
+    assert re.search(r"verdict: PASSED: robust accuracy 0\.\d+ \(linf, eps 0\.1\), smoke test only", done.out)
     assert "Traceback" not in done.err
 
 
@@ -246,3 +247,40 @@ def test_a_checkpoint_of_others_goes_all_the_way(data_dir: Path, tmp_path: Path)
     assert done.code in (0, 5), done.err
     statuses = {check["name"]: check["status"] for check in json.loads(done.out)["verdict"]["checks"]}
     assert statuses["weight-parity"] == statuses["white-box"] == statuses["clean-drop"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("export model.pt --onnx", "model.pt is a trained network"),
+        ("verify atmc-run/model.atmc", "model.atmc is a compressed network"),
+        ("verify model.pt", "model.pt is a trained network"),
+    ],
+)
+def test_a_file_of_the_wrong_kind_is_named_as_what_it_is(line: str, message: str, run: Path, cli: Cli) -> None:
+    failed = cli(line, run)
+    assert failed.code == 4
+    assert message in failed.error
+    assert "comes first" in failed.error
+
+
+def test_another_eps_is_not_judged_by_numbers_of_the_recorded_one(run: Path, cli: Cli) -> None:
+    code, checks = verdict(cli, run, "--eps 0.3")
+    assert code == 5
+    assert checks["robustness-judged"] == "failed"
+
+
+def test_the_run_remembers_where_its_data_lie(digits_run: Path, tmp_path: Path, cli: Cli) -> None:
+    digits = load_data("digits")
+    arrays = {
+        f"{axis}_{part}": values
+        for part, images in (("train", digits.train), ("test", digits.test))
+        for axis, values in (("x", images.images), ("y", images.labels))
+    }
+    (tmp_path / "elsewhere").mkdir()
+    np.savez(tmp_path / "elsewhere" / "mine.npz", **arrays)
+    shutil.copy(digits_run / "model.pt", tmp_path)
+    short = "--max-steps 2 --set evaluation.n=20 --set evaluation.steps=1 --set evaluation.square_queries=0"
+    assert cli(f"compress model.pt --data mine.npz --data-dir elsewhere {short}", tmp_path).code == 0
+    assert cli("export --onnx", tmp_path).code == 0
+    assert cli("verify", tmp_path).code in (0, 5)

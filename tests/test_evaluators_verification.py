@@ -22,7 +22,7 @@ EPS = "0.03"
 def run(make: Callable[[], Classifier] = fit, eps: str = EPS, n: int = 300, **arguments: object) -> Verification:
     images, labels = digits()
     held_out = slice(1200, 1200 + n)
-    arguments = {"settings": SETTINGS, **arguments}
+    arguments = {"settings": SETTINGS, "policy": parse_policy({"min_robust": 0.01}), **arguments}
     return verify(make, images[held_out], labels[held_out], parse_threat_model(eps), ARTEFACT, **arguments)
 
 
@@ -41,6 +41,14 @@ def test_an_honest_classifier_passes(honest: Verification) -> None:
     assert not honest.verdict.failed
     assert honest.robust.value < honest.clean.value - 0.05
     assert run(n=512).verdict.grade == "release"
+
+
+def test_what_no_threshold_judges_is_no_pass() -> None:
+    """A network without any robustness passed where neither a threshold nor a recorded number was there."""
+    unjudged = run(eps="0.9", n=50, policy=parse_policy({}))
+    assert unjudged.robust.value < 0.2
+    assert not unjudged.verdict.passed
+    assert [check.name for check in unjudged.verdict.failed] == ["robustness-judged"]
 
 
 PLANTED_FAULTS = {
@@ -149,7 +157,10 @@ def test_parity_and_size_are_part_of_the_verdict() -> None:
     assert status(run(decoded={"w": weight.copy()}, **arguments))["weight-parity"] == "passed"
     assert status(run(decoded={"w": weight * 2}, **arguments))["weight-parity"] == "failed"
     assert status(run(**arguments))["weight-parity"] == "not applied"
-    sizes = [run(n=50, settings=few, policy=parse_policy({"max_bytes": b})).verdict for b in (20_000, 19_999)]
+    sizes = [
+        run(n=50, settings=few, policy=parse_policy({"min_robust": 0.01, "max_bytes": b})).verdict
+        for b in (20_000, 19_999)
+    ]
     assert [verdict.passed for verdict in sizes] == [True, False]
     assert status(run(n=50, settings=few))["white-box-strongest"] == "not applied"
 

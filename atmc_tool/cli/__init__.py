@@ -63,6 +63,9 @@ def _run(arguments: list[str]) -> int:
     try:
         code = group.main(arguments, prog_name="atmc-tool", standalone_mode=False)
         sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "atmc-tool"
         return _fail(f"{error.format_message().rstrip('.?')}. Hint: {path} --help", error.exit_code)

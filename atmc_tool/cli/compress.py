@@ -16,6 +16,7 @@ from atmc_tool.cli.options import (
     setting,
     verbosity,
 )
+from atmc_tool.errors import InputError
 
 if TYPE_CHECKING:
     from atmc_tool.cli.feasibility import Feasibility
@@ -49,16 +50,21 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
 
     What the file knows (network, data, threat model) need not be said again. Ctrl-C saves the state.
     """
+    if not model.is_file():
+        raise InputError(f"{model} is not there", expected="a trained network", hint="make one with atmc-tool train")
     from atmc_tool.cli.feasibility import check_feasible
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.settings import resolve
-    from atmc_tool.cli.start import read_start
+    from atmc_tool.cli.start import read_start, warn_of_missing_rules
     from atmc_tool.config import read_yaml
+    from atmc_tool.training import select_device
 
     folder = RunFolder(resolve().run)
     if not dry_run:
         folder.check_free(folder.model, resume=resume, overwrite=overwrite)
     start = read_start(model, read_yaml(folder.config) if resume else {}, trust_pickle)
+    select_device(start.config.device)
+    warn_of_missing_rules(start.skeleton)
     feasibility = check_feasible(start)
     if dry_run:
         _show_plan(feasibility, as_json)
@@ -124,6 +130,7 @@ def _report(model: Any, content: bytes, folder: "RunFolder") -> dict[str, Any]:
             "model.atmc": len(content),
         },
         "kept": {**kept, "total": totals["kept"], "weights": totals["weights"], "share": totals["density"]},
+        "factors": model.manifest["config"]["compress"]["factors"],
         "metrics": model.manifest["metrics"],
     }
 
@@ -147,8 +154,10 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
         for name, key in (("clean", "clean_accuracy"), (f"robust ({attack})", "robust_accuracy"))
     ]
     show_table(f"Accuracy on {dense['n']} test images", ["accuracy", "dense", "compressed"], rows)
-    factors = ", ".join(f"{name} {kept[name]:,}" for name in ("U", "V", "C"))
-    show_line(f"kept {kept['total']:,} of {kept['weights']:,} weights ({kept['share']:.2%}): {factors}")
+    factors = (
+        ": " + ", ".join(f"{name} {kept[name]:,}" for name in ("U", "V", "C")) if report["factors"] == "uvc" else ""
+    )
+    show_line(f"kept {kept['total']:,} of {kept['weights']:,} weights ({kept['share']:.2%}){factors}")
     show_line(f"{report['model']['path']}   next: atmc-tool export --onnx, then atmc-tool verify")
 
 

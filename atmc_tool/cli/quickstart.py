@@ -12,12 +12,13 @@ from atmc_tool.cli.options import PATH, is_quiet, verbosity
 from atmc_tool.errors import UsageError
 
 COMMANDS = (
-    "train --data digits --arch digits-cnn --eps 0.1 --seed 0 -o model.pt --overwrite",
-    "compress model.pt --keep 0.05 --bits 4 --overwrite",
+    "train --data digits --arch digits-cnn --eps 0.1 --seed 0 --epochs 70 -o model.pt --overwrite",
+    "compress model.pt --keep 0.05 --bits 4 --epochs 70 --overwrite",
     "export --onnx --overwrite",
     "verify",
 )
-MADE_HERE = {"model.pt", "model.train", "atmc-run"}
+MARKER = ".atmc-quickstart"  # in folders that this command made, and may make again
+MADE_HERE = {"model.pt", "model.train", "atmc-run", MARKER}
 GATE_FAILED = 5
 
 
@@ -33,14 +34,18 @@ def command(output: Path) -> None:
 
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is not a folder", hint="choose another one with -o")
-    foreign = sorted(path.name for path in output.iterdir() if path.name not in MADE_HERE) if output.is_dir() else []
-    if foreign:
-        raise UsageError(f"{output} holds files of others ({foreign[0]})", hint="choose an empty folder with -o")
+    there = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
+    foreign = [name for name in there if name not in MADE_HERE]
+    if foreign or (there and MARKER not in there):
+        raise UsageError(
+            f"{output} holds files of others ({(foreign or there)[0]})", hint="choose an empty folder with -o"
+        )
     output.mkdir(parents=True, exist_ok=True)
+    (output / MARKER).touch()
     code = 0
     quiet = ["-q"] if is_quiet() else []
     for line in COMMANDS:
-        show_line(f"$ atmc-tool {line}", bold=True)
+        show_line(f"{output}$ atmc-tool {line}", bold=True)
         arguments = [sys.executable, "-m", "atmc_tool", *shlex.split(line), *quiet]
         code = subprocess.run(arguments, cwd=output, check=False).returncode
         if code not in (0, GATE_FAILED):
@@ -53,6 +58,7 @@ def command(output: Path) -> None:
 def _show(run: Path) -> None:
     from atmc_tool.cli.render import show_line, show_table
     from atmc_tool.cli.run_folder import MODEL, ONNX, REPORT
+    from atmc_tool.cli.verify import verdict_line
     from exporters.atmc_file import read_atmc
     from exporters.dense import dense_bytes, gzip_dense_bytes
 
@@ -83,5 +89,5 @@ def _show(run: Path) -> None:
     show_table(
         f"Accuracy on {dense['n']} test images", ["accuracy", "dense", "compressed", f"{ONNX} in onnxruntime"], rows
     )
-    show_line(f"verdict: {'PASSED' if report['verdict']['passed'] else 'FAILED'}", bold=True)
+    show_line(verdict_line(report), bold=True)
     show_line(f"report: {(run / REPORT).resolve()}")

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from atmc_tool.cli.options import is_quiet, is_verbose
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from atmc_tool.training import Event
 
 PLAIN_WIDTH = 110
+WIDE = 130  # columns; in a narrower terminal progress is words without a bar
 LABELS = {
     "validation_clean": "clean",
     "validation_robust": "robust",
@@ -214,15 +215,15 @@ class _PlainCount:
 
 
 def _bar(*, transient: bool) -> Progress:
+    console = Console(stderr=True)
+    wide = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()) if console.width >= WIDE else ()
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        *wide,
+        TextColumn("ETA", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[facts]}", markup=False),
-        console=Console(stderr=True),
+        console=console,
         transient=transient,
     )
 

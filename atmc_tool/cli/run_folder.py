@@ -10,6 +10,11 @@ from atmc_tool.files import leftovers, remove_leftovers
 MODEL = "model.atmc"
 ONNX = "model.onnx"
 REPORT = "verify.json"
+WRONG_KIND = {  # what users name by mistake: suffix → what it is, what to do
+    **dict.fromkeys((".pt", ".pth", ".th"), ("a trained network", "atmc-tool compress comes first")),
+    ".atmc": ("a compressed network", "atmc-tool export --onnx comes first"),
+    ".onnx": ("an exported network", "name the model.atmc that it was made of"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,9 @@ def locate(path: Path | None, run: Path, name: str) -> Path:
     """
     folder = run if path is None else path
     found = folder if path is not None and not path.is_dir() else folder / name
+    if found.is_file() and found.suffix != Path(name).suffix and found.suffix in WRONG_KIND:
+        what, hint = WRONG_KIND[found.suffix]
+        raise InputError(f"{found} is {what}", expected=name, hint=hint)
     if not found.is_file():
         makers = {MODEL: "atmc-tool compress model.pt", ONNX: "atmc-tool export --onnx"}
         raise InputError(f"{found} is not there", hint=f"make it with '{makers[name]}', or name a file or run folder")

@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from atmc_tool.cli.data_source import load_configured
+from atmc_tool.cli.render import note
 from atmc_tool.cli.settings import resolve
 from atmc_tool.cli.subject import check_fit, per_channel, versions
 from atmc_tool.config import Config, build_config, merge
 from atmc_tool.data import DataSet
-from atmc_tool.errors import UsageError
+from atmc_tool.errors import AtmcError, UsageError
 from atmc_tool.model_card import ModelCard
 from atmc_tool.models.reading import choose_architecture, fit_state, read_model
 from atmc_tool.threat_model import ThreatModel
+from evaluators.onnx_gradient import differentiate
 from evaluators.policy import parse_policy
 from exporters.onnx_skeleton import trace_skeleton
 
@@ -109,6 +112,14 @@ def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> S
         ),
         digest=file.digest,
     )
+
+
+def warn_of_missing_rules(skeleton: bytes) -> None:
+    """Say before the training where `verify` will not be able to attack the exported network by its own gradient."""
+    try:
+        differentiate(onnx.load_model_from_string(skeleton))
+    except AtmcError as error:
+        note(f"warning: verify will fail on this network, for it can't attack it by its gradient: {error}")
 
 
 def _card_settings(card: ModelCard | None) -> dict[str, Any]:

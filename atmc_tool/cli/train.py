@@ -116,6 +116,7 @@ def _architecture(config: "Config", data: "DataSet") -> "Architecture":
 
 def _show(output: Path, card: "ModelCard", as_json: bool) -> None:
     from atmc_tool.cli.render import show_json, show_line, show_table
+    from atmc_tool.plugins import is_callable_spec
 
     size = output.stat().st_size
     if as_json:
@@ -127,4 +128,5 @@ def _show(output: Path, card: "ModelCard", as_json: bool) -> None:
         attack = f"PGD-{measured['steps']}, worst of {measured['restarts']}, eps {measured['eps']}"
         rows.append([f"robust accuracy ({attack})", measured["robust_accuracy"]])
     show_table(f"{card.arch} on {measured['n']} test images of {card.data}", ["measured", "value"], rows)
-    show_line(f"{output} ({size:,} bytes)   next: atmc-tool compress {output}")
+    arch = f" --arch {card.arch}" if is_callable_spec(card.arch) else ""
+    show_line(f"{output} ({size:,} bytes)   next: atmc-tool compress {output}{arch}")

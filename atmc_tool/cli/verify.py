@@ -71,6 +71,7 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     from atmc_tool.cli.origin import find_origin
     from atmc_tool.cli.render import staged
     from atmc_tool.cli.settings import resolve
+    from atmc_tool.config import merge
     from atmc_tool.data import test_subset
     from atmc_tool.files import read_bytes, sha256
     from evaluators.classifier import MAX_BYTES, OrtClassifier, decoded_weights, parse_onnx
@@ -81,7 +82,7 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     content = read_bytes(path, MAX_BYTES)
     model = parse_onnx(content, str(path))
     origin = find_origin(path, model, resolve().run)
-    config = resolve(origin.settings)
+    config = resolve(merge(_data_folder(path), origin.settings))
     threat_model = config.threat_model.parse()
     if threat_model is None:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
@@ -121,8 +122,18 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
     return report, verification
 
 
+def _data_folder(path: Path) -> Mapping[str, Any]:
+    """Where the run that `path` lies in found its data; artefacts don't say, for they travel."""
+    from atmc_tool.cli.run_folder import RunFolder
+    from atmc_tool.config import read_yaml
+
+    config = RunFolder(path.parent).config
+    data = read_yaml(config).get("data") if config.is_file() else None
+    return {"data": {"dir": data["dir"]}} if isinstance(data, dict) and isinstance(data.get("dir"), str) else {}
+
+
 def _show(report: Mapping[str, Any], verification: "Verification", destination: Path) -> None:
-    from atmc_tool.cli.render import show_line, show_table
+    from atmc_tool.cli.render import note, show_line, show_table
 
     dense, recorded = report["dense"] or {}, report["recorded"] or {}
     rows: list[list[object]] = []
@@ -136,7 +147,7 @@ def _show(report: Mapping[str, Any], verification: "Verification", destination: 
         rows.append(_row("worst case over all attacks", verification.robust, None, None))
     artefact, images = verification.artefact, report["data"]["name"]
     if report["provider_note"]:
-        show_line(report["provider_note"])
+        note(report["provider_note"])
     show_table(
         f"{artefact.name} ({artefact.bytes:,} bytes) on {images}, {verification.threat_model}, onnxruntime "
         f"{report['provider']}",
@@ -145,11 +156,20 @@ def _show(report: Mapping[str, Any], verification: "Verification", destination: 
     )
     checks = [[check.name, check.status, check.reason] for check in verification.verdict.checks]
     show_table("Checks", ["check", "status", "reason"], checks, figures=False)
-    verdict = verification.verdict
-    words = "PASSED" if verdict.passed else f"FAILED ({', '.join(check.name for check in verdict.failed)})"
-    grade = "" if verdict.grade == "release" else ", smoke test only: fewer than 512 images"
-    show_line(f"verdict: {words}{grade}", bold=True)
+    show_line(verdict_line(report), bold=True)
     show_line(f"report: {destination}")
+
+
+def verdict_line(report: Mapping[str, Any]) -> str:
+    """The verdict with the number it is about, what failed, and what no threshold judged."""
+    verdict, robust = report["verdict"], report["robust"]
+    failed = [check["name"] for check in verdict["checks"] if check["status"] == "failed"]
+    words = "PASSED" if verdict["passed"] else f"FAILED ({', '.join(failed)})"
+    model = report["threat_model"]
+    number = f": robust accuracy {robust['accuracy']:.4g} ({model['norm']}, eps {model['eps']})" if robust else ""
+    smoke = ", smoke test only: fewer than 512 images" if verdict["grade"] == "smoke" else ""
+    unset = report["policy"].get("min_robust") is None and verdict["passed"]
+    return f"verdict: {words}{number}{smoke}" + (", compared with compression only: no --min-robust" if unset else "")
 
 
 def _row(name: str, measured: "Proportion", dense: float | None, compressed: float | None) -> list[object]:

@@ -190,7 +190,9 @@ class Atmc:
         for factors in self._factors.values():
             for factor in factors:
                 kept[factor] += int(next(masks).sum())
-        result: dict[str, float] = {"kept": sum(kept.values()), **{f"kept_{name}": n for name, n in kept.items()}}
+        result: dict[str, float] = {"kept": sum(kept.values())}
+        if self._config.factors == "uvc":
+            result |= {f"kept_{name}": n for name, n in kept.items()}
         if self._quantizing and self._config.bits is not None:
             primal, dual = admm.residuals(self._flat, self._auxiliaries, self._before, self._config.rho)
             result |= {"primal_residual": primal, "dual_residual": dual}
