@@ -129,12 +129,12 @@ def demand(step: Callable[[], None]) -> dict[str, int]:
 
 
 def ceilings(clock: Callable[[], float]) -> dict[str, float]:
-    """GFLOP/s of a 1024³ product in fp32 and bf16, GB/s read and written by a copy of 256 MB: the best of 12 tries."""
+    """GFLOP/s of a 1024³ product in fp32 and bf16, GB/s read and written by a copy of 256 MB: the best of 60 tries."""
 
     def best(work: Callable[[], Any]) -> float:
         work()
         seconds = []
-        for _ in range(12):
+        for _ in range(60):
             start = clock()
             work()
             seconds.append(clock() - start)
