@@ -57,7 +57,7 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
     from atmc_tool.cli.settings import resolve
     from atmc_tool.cli.start import read_start, warn_of_missing_rules
     from atmc_tool.config import read_yaml
-    from atmc_tool.training import select_device
+    from atmc_tool.devices import select_device
 
     folder = RunFolder(resolve().run)
     if not dry_run:
