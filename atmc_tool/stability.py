@@ -8,6 +8,7 @@ from torch import Tensor
 
 MAX_ROLLBACKS = 3  # each halves the learning rate
 COLLAPSED = 0.5  # share of the best robust accuracy
+LEAST_FALL = 0.1  # of robust accuracy: between a few per cent, at the start of a training, all is noise
 COLLAPSE_EPOCHS = 2
 CLEAN_NOISE = 0.05  # a fall of clean accuracy that counts as none; two standard errors on few hundred images
 
@@ -36,7 +37,9 @@ class Collapse:
         robust, clean = metrics["validation_robust"], metrics["validation_clean"]
         if robust >= self.robust:
             self.robust, self.clean = robust, clean
-        collapsed = robust < COLLAPSED * self.robust and clean >= self.clean - CLEAN_NOISE
+        collapsed = (
+            robust < min(COLLAPSED * self.robust, self.robust - LEAST_FALL) and clean >= self.clean - CLEAN_NOISE
+        )
         self.epochs = self.epochs + 1 if collapsed else 0
         if self.epochs != COLLAPSE_EPOCHS:
             return None

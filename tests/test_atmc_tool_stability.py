@@ -212,6 +212,7 @@ def observed(robust: list[float], clean: list[float]) -> list[bool]:
         ([0.2, 0.5, 0.1, 0.1, 0.1], [0.8, 0.9, 0.9, 0.95, 0.99], [3]),  # once, at the second such epoch
         ([0.5, 0.1, 0.5, 0.1, 0.4], [0.9] * 5, []),  # never twice in a row
         ([0.5, 0.26, 0.26, 0.26], [0.9] * 4, []),  # less than half of it is lost
+        ([0.09, 0.04, 0.0, 0.0], [0.2, 0.3, 0.5, 0.6], []),  # nothing was there to fall
         ([0.5, 0.1, 0.1, 0.1], [0.9, 0.6, 0.6, 0.6], []),  # all is worse: no overfitting to the attack
         ([0.5, 0.1, 0.0, 0.4, 0.1, 0.1], [0.9] * 6, [2, 5]),  # a second collapse is said again
     ],
