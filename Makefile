@@ -31,6 +31,7 @@ bench: setup  ## measure what README and docs state (about two hours)
 	$(BIN)/python benchmarks/pipeline.py digits --seeds 0 1 2
 	$(BIN)/python benchmarks/pipeline.py mnist --seeds 0
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/kills.py --kills 50
 
 check: lint type test  ## all that has to hold before a change lands
 

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 
 from atmc_tool.errors import InputError
-from atmc_tool.files import read_bytes, sha256, write_atomic
+from atmc_tool.files import read_bytes, remove_leftovers, sha256, write_atomic
 
 MAX_CHECKPOINT_BYTES = 64 << 30
 KEPT_CHECKPOINTS = 2
 _NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `folder/step-<step>.ckpt` (64 hexadecimal digits of SHA-256, then torch's format); keep the last two.
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int | None = None) -> None:
+    """Write `folder/step-<step>.ckpt` (64 hexadecimal digits of SHA-256, then torch's format).
+
+    The last two are kept, and that of step `keep`.
 
     Raises:
         AtmcError: the file could not be written; older checkpoints are untouched.
@@ -25,17 +27,33 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    write_atomic(folder / f"step-{step}.ckpt", sha256(content).encode() + content)
+    hint = "free space, then go on with --resume"
+    write_atomic(folder / _name(step), sha256(content).encode() + content, hint=hint)
     for old in _checkpoints(folder)[KEPT_CHECKPOINTS:]:
-        old.unlink(missing_ok=True)
+        if old.name != _name(keep):
+            old.unlink(missing_ok=True)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is any, whole or damaged."""
+    return bool(_checkpoints(folder))
+
+
+def drop_checkpoints(folder: Path, after: int) -> None:
+    """Remove the checkpoints of later steps than `after`, the newest first: being killed here does no harm."""
+    for path in _checkpoints(folder):
+        if path.name == _name(after):
+            return
+        path.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, or None where there is none.
+    """The newest checkpoint that is whole, or None where there is none; what a killed write left there is removed.
 
     Raises:
         InputError: there are checkpoints and none is whole.
     """
+    remove_leftovers(folder)
     files = _checkpoints(folder)
     for path in files:
         content = read_bytes(path, MAX_CHECKPOINT_BYTES)
@@ -49,6 +67,10 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     if files:
         raise InputError(f"no checkpoint in {folder} is whole", hint="start again with --overwrite")
     return None
+
+
+def _name(step: int | None) -> str:
+    return f"step-{step}.ckpt"
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -21,7 +21,11 @@ def lloyd(values: Tensor, size: int, centres: Tensor | None = None, iterations: 
         centres: start, sorted (size,), such as the centres of the last call; None: quantiles of the values.
         iterations: at most so many; on the CPU it stops as soon as no boundary moves.
     """
-    ordered = values.reshape(-1).sort().values.double()
+    return _lloyd_sorted(values.reshape(-1).sort().values.double(), size, centres, iterations)
+
+
+def _lloyd_sorted(ordered: Tensor, size: int, centres: Tensor | None, iterations: int) -> Tensor:
+    """`lloyd` of sorted float64 values."""
     n = len(ordered)
     sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
     if centres is None:
@@ -29,13 +33,16 @@ def lloyd(values: Tensor, size: int, centres: Tensor | None = None, iterations: 
     ends = torch.tensor([0, n], device=ordered.device)
     last: Tensor | None = None
     for _ in range(iterations):
-        inner = torch.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
-        cut = torch.cat([ends[:1], inner, ends[1:]])
+        cut = torch.cat([ends[:1], torch.searchsorted(ordered, _midpoints(centres)), ends[1:]])
         if not ordered.is_cuda and last is not None and torch.equal(cut, last):
             break
         last, count = cut, cut.diff()
-        centres = torch.where(count > 0, (sums[cut[1:]] - sums[cut[:-1]]) / count.clamp(min=1), centres).sort().values
+        centres = torch.where(count > 0, sums[cut].diff() / count.clamp(min=1), centres).sort().values
     return centres
+
+
+def _midpoints(centres: Tensor) -> Tensor:
+    return (centres[1:] + centres[:-1]) / 2
 
 
 @torch.no_grad()
@@ -44,20 +51,25 @@ def quantize(
 ) -> tuple[Tensor, Tensor | None]:
     """Projection of the masked entries onto at most 2^bits distinct values; exact zero elsewhere.
 
-    Each entry under the mask becomes the nearest centre of `lloyd`. With no more than 2^bits entries under the mask
-    they are their own codebook and stay as they are. Source: arXiv:1902.03538, Algorithm 1 (ZeroKmeans).
+    Each entry under the mask becomes the nearest centre of `lloyd`, the lower one of two at equal distance. With no
+    more than 2^bits entries under the mask they are their own codebook and stay as they are. One sort serves both the
+    iterations and the assignment. Source: arXiv:1902.03538, Algorithm 1 (ZeroKmeans).
 
     Returns:
         the quantised tensor, shape and dtype of `tensor`, and the centres for the next call's start (None where the
         entries are their own codebook).
     """
-    values = tensor[mask]
-    result = torch.zeros_like(tensor)
+    positions = mask.reshape(-1).nonzero()[:, 0]
+    values = tensor.reshape(-1)[positions]
+    result = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
     if len(values) <= 2**bits:
-        result[mask] = values
+        result.view(-1)[positions] = values
         return result, None
-    centres = lloyd(values, 2**bits, centres, iterations)
-    rounded = centres.to(tensor.dtype)
-    nearest = torch.bucketize(values.double(), (centres[1:] + centres[:-1]) / 2)
-    result[mask] = rounded[nearest]
+    values, order = values.sort()
+    ordered = values.double()
+    centres = _lloyd_sorted(ordered, 2**bits, centres, iterations)
+    ends = torch.searchsorted(ordered, _midpoints(centres), right=True)
+    count = torch.diff(ends, prepend=ends.new_zeros(1), append=ends.new_full((1,), len(ordered)))
+    nearest = centres.to(tensor.dtype).repeat_interleave(count, output_size=len(ordered))
+    result.view(-1)[positions[order]] = nearest
     return result, centres

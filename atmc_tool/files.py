@@ -1,5 +1,6 @@
 """Files that are either whole or absent: temporary file, fsync, rename; and their digests."""
 
+import glob
 import hashlib
 import os
 import tempfile
@@ -7,9 +8,13 @@ from pathlib import Path
 
 from atmc_tool.errors import AtmcError, InputError
 
+TEMPORARY = ".tmp"  # what the name of a file that is being written ends in
 
-def write_atomic(path: Path, content: bytes) -> None:
+
+def write_atomic(path: Path, content: bytes, *, hint: str = "free space or choose another folder with -o") -> None:
     """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    A process that is killed here leaves a temporary file beside `path`: `remove_leftovers`.
 
     Raises:
         AtmcError: the file could not be written (no space, no permission); nothing is left behind.
@@ -17,7 +22,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -28,10 +33,18 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise AtmcError(
-            f"can't write {path}: {error.strerror or error}",
-            hint="free space or choose another folder with -o",
-        ) from error
+        raise AtmcError(f"can't write {path}: {error.strerror or error}", hint=hint) from error
+
+
+def leftovers(folder: Path, name: str = "*") -> list[Path]:
+    """Temporary files in `folder` of unfinished writes of files called `name`, by default of any."""
+    return sorted(folder.glob(f".{name if name == '*' else glob.escape(name)}.????????{TEMPORARY}"))
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove `leftovers`; call it only where no other process writes."""
+    for path in leftovers(folder, name):
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

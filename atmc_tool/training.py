@@ -4,10 +4,9 @@ Every random choice of a step is drawn from a generator seeded by (seed, step), 
 epoch), so a resumed run goes on to the same bits as one that was never interrupted, on the same machine.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from atmc_tool.attacks.pgd import pgd
-from atmc_tool.checkpoint import load_checkpoint, save_checkpoint
+from atmc_tool.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from atmc_tool.config import AttackConfig, ScheduleConfig
 from atmc_tool.data import DataSet
 from atmc_tool.data.loader import augment, batches, device_images
-from atmc_tool.errors import AtmcError, InputError, InterruptedRunError, MissingEnvironmentError
+from atmc_tool.errors import AtmcError, InputError, InterruptedRunError
 from atmc_tool.methods.method import Method
+from atmc_tool.metrics import METRICS, append_metrics, trim_metrics
 from atmc_tool.objectives import mixed
+from atmc_tool.stability import MAX_ROLLBACKS, Collapse, all_finite
 from atmc_tool.threat_model import ThreatModel
 from atmc_tool.torch_classifier import TorchClassifier
 
@@ -33,15 +34,19 @@ MEASURE_SHARE = 0.85  # of a time limit is for training; the rest is for the mea
 
 @dataclass(frozen=True)
 class Event:
-    """Progress: a step or an epoch is done. `seconds` since the start of the run, over all its resumptions."""
+    """Progress: a step or an epoch is done; or a warning, which is `text`.
 
-    kind: Literal["step", "epoch"]
+    seconds: since the start of the run, over all its resumptions
+    """
+
+    kind: Literal["step", "epoch", "warning"]
     step: int
     steps: int
     epoch: int
     epochs: int
     seconds: float
     metrics: Mapping[str, float]
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,29 +61,6 @@ class Setup:
     threat_model: ThreatModel | None
     attack: AttackConfig
     seed: int
-
-
-def select_device(text: str) -> torch.device:
-    """`auto` (CUDA where it is there), `cpu`, `cuda` or `cuda:0`.
-
-    Raises:
-        MissingEnvironmentError: not a device, or not there.
-    """
-    if text == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(text)
-    except RuntimeError as error:
-        raise MissingEnvironmentError("unknown device", expected="auto, cpu or cuda:0", got=repr(text)) from error
-    count = torch.cuda.device_count()
-    if device.type not in ("cpu", "cuda"):
-        raise MissingEnvironmentError("unknown device", expected="auto, cpu or cuda:0", got=repr(text))
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise MissingEnvironmentError(
-            f"device {text} is not there", expected=f"one of {count} CUDA devices" if count else "a CUDA device",
-            got="none" if not count else text, hint="use --device auto, or run atmc-tool doctor",
-        )  # fmt: skip
-    return device
 
 
 def planned_steps(schedule: ScheduleConfig, n_images: int) -> tuple[int, int]:
@@ -105,6 +87,9 @@ def train(
     Checkpoints go to `folder/checkpoints`, a line of metrics per epoch to `folder/metrics.jsonl`. A step costs
     attack.steps × (forward + input gradient) + 2 forwards and backwards, and one materialisation of the weights.
 
+    A loss or weights that are no longer finite are found at the end of the epoch. The run then goes back to the end of
+    the last epoch that was sound, with half the learning rate.
+
     Args:
         digest: of everything that must be equal for a checkpoint to be resumed.
         select: ship the epoch with the best validation accuracy (robust, or clean in natural training) instead of
@@ -114,7 +99,7 @@ def train(
     Raises:
         InterruptedRunError: `stop` said so; the state is saved.
         InputError: there is no checkpoint to resume, or it is of another configuration.
-        AtmcError: the loss is no longer finite.
+        AtmcError: it diverged, also after every rollback.
     """
     _Loop(setup, method, schedule, folder, digest, select, report, stop).run(resume=resume)
 
@@ -134,6 +119,9 @@ class _Loop:
     step: int = 0
     seconds: float = 0.0
     best: dict[str, Any] | None = None
+    sound: int = 0  # the step of the last checkpoint at an epoch's end, where all was finite
+    rollbacks: int = 0
+    collapse: Collapse = field(default_factory=Collapse)
 
     def __post_init__(self) -> None:
         setup, schedule = self.setup, self.schedule
@@ -150,6 +138,8 @@ class _Loop:
     def run(self, *, resume: bool) -> None:
         if resume:
             self._load()
+        else:
+            self._save()
         started = time.monotonic() - self.seconds
         while not self._done():
             epoch, first = divmod(self.step, self.per_epoch)
@@ -157,9 +147,18 @@ class _Loop:
                 self.images, self.labels, self.schedule.batch_size, epoch=epoch, seed=self.setup.seed, start_batch=first
             )
             for images, labels in feed:
-                self._train_step(images, labels)
+                try:
+                    self._train_step(images, labels)
+                except (RuntimeError, ValueError, IndexError):  # a method may choke on NaN before the epoch ends
+                    if self._finite():
+                        raise
+                    self._roll_back(epoch)
+                    break
                 self.seconds = time.monotonic() - started
                 ends_epoch = self.step % self.per_epoch == 0 or self._done()
+                if ends_epoch and not self._finite():
+                    self._roll_back(epoch)
+                    break
                 if ends_epoch:
                     self._end_epoch(epoch)
                     self.seconds = time.monotonic() - started
@@ -187,7 +186,7 @@ class _Loop:
         setup, schedule, method, progress = self.setup, self.schedule, self.method, self.progress()
         torch.manual_seed(setup.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = method.learning_rate(progress)
+            group["lr"] = method.learning_rate(progress) * 0.5**self.rollbacks
         images = augment(images, setup.data.augmentation, torch.default_generator)
         weights = method.weights(progress)
         adversarial = None
@@ -228,20 +227,48 @@ class _Loop:
         metrics = {"loss": float(self.loss_sum) / steps, **self._validate(), **self.method.metrics()}
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.loss_sum.zero_()
-        if not torch.isfinite(torch.tensor(metrics["loss"])):
-            raise AtmcError(
-                f"training diverged in epoch {epoch + 1}: the loss is {metrics['loss']}",
-                hint="lower the learning rate (--set train.lr= or compress.lr=) or raise eps_warmup",
-            )
         score = metrics.get("validation_robust", metrics["validation_clean"])
         if self.select and (self.best is None or score >= self.best["score"]):
             shipped = {**self.setup.network.state_dict(), **self.method.shipped(self.progress())}
             self.best = {"score": score, "state": {name: t.detach().clone() for name, t in shipped.items()}}
-        line = {"epoch": epoch + 1, "step": self.step, "seconds": round(self.seconds, 3), **metrics}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.sound = self.step
+        self._write_metrics(epoch, metrics)
         self._report("epoch", metrics)
+        if warning := self.collapse.observe(metrics):
+            self._write_metrics(epoch, {"warning": warning})
+            self._report("warning", {}, warning)
+
+    def _write_metrics(self, epoch: int, facts: Mapping[str, Any]) -> None:
+        where = {"epoch": epoch + 1, "step": self.step, "steps": self.steps, "seconds": round(self.seconds, 3)}
+        append_metrics(self.folder / METRICS, {**where, **facts})
+
+    def _finite(self) -> bool:
+        buffers = (buffer for buffer in self.setup.network.buffers() if buffer.is_floating_point())
+        return all_finite([self.loss_sum, *self.method.parameters(), *buffers])
+
+    def _roll_back(self, epoch: int) -> None:
+        """Go back to the last sound epoch's end with half the learning rate.
+
+        Killed at any point of it, a resumed run diverges and comes here again.
+        """
+        what = f"training diverged in epoch {epoch + 1}"
+        if self.rollbacks == MAX_ROLLBACKS:
+            raise AtmcError(
+                f"{what}, also with 1/{2**MAX_ROLLBACKS} of the learning rate",
+                hint="lower the learning rate (--set train.lr= or compress.lr=) or raise eps_warmup",
+            )
+        folder, seconds = self.folder / "checkpoints", self.seconds
+        drop_checkpoints(folder, self.sound)
+        state = load_checkpoint(folder, self.setup.device)
+        if state is None:
+            raise AtmcError(f"{what}, and the checkpoint to go back to is gone", hint="start again with --overwrite")
+        self._restore(state)
+        self.seconds = seconds
+        self.rollbacks += 1
+        warning = f"{what}: back to step {self.step} with 1/{2**self.rollbacks} of the learning rate"
+        self._write_metrics(epoch, {"rollback": self.rollbacks, "warning": warning})
+        self._save()
+        self._report("warning", {}, warning)
 
     def _validate(self) -> dict[str, float]:
         """Clean and PGD accuracy on the validation part of what would be shipped now; no gradients, no statistics."""
@@ -271,10 +298,10 @@ class _Loop:
             self.method.finish()
         self.setup.network.eval()
 
-    def _report(self, kind: Literal["step", "epoch"], metrics: Mapping[str, float]) -> None:
+    def _report(self, kind: Literal["step", "epoch", "warning"], metrics: Mapping[str, float], text: str = "") -> None:
         epochs = -(-self.steps // self.per_epoch)
         epoch = -(-self.step // self.per_epoch)
-        self.report(Event(kind, self.step, self.steps, epoch, epochs, self.seconds, metrics))
+        self.report(Event(kind, self.step, self.steps, epoch, epochs, self.seconds, metrics, text))
 
     def _save(self) -> None:
         state = {
@@ -286,8 +313,11 @@ class _Loop:
             "optimizer": self.optimizer.state_dict(),
             "method": self.method.state(),
             "best": self.best,
+            "sound": self.sound,
+            "rollbacks": self.rollbacks,
+            "collapse": asdict(self.collapse),
         }
-        save_checkpoint(self.folder / "checkpoints", self.step, state)
+        save_checkpoint(self.folder / "checkpoints", self.step, state, keep=self.sound)
 
     def _load(self) -> None:
         folder = self.folder / "checkpoints"
@@ -299,17 +329,13 @@ class _Loop:
                 f"the checkpoint in {folder} is of another configuration, model or data set",
                 hint="resume with the options of the first call, or start again with --overwrite",
             )
+        self._restore(state)
+        trim_metrics(self.folder / METRICS, self.step, self.rollbacks)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.sound, self.rollbacks, self.collapse = state["sound"], state["rollbacks"], Collapse(**state["collapse"])
         self.loss_sum.copy_(state["loss_sum"])
         self.setup.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state(state["method"])
-        self._trim_metrics()
-
-    def _trim_metrics(self) -> None:
-        """Drop the lines of epochs that a killed run wrote after its last checkpoint."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            path.write_text("".join(line + "\n" for line in kept))

@@ -1,6 +1,7 @@
 """What all tests share: one thread, the command line as users run it, and one small run made by it."""
 
 import os
+import pty
 import shlex
 import subprocess
 import sys
@@ -71,6 +72,26 @@ def run_atmc(line: str, cwd: Path, environment: dict[str, str] | None = None, **
         **options,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def on_terminal(line: str, cwd: Path, **environment: str) -> str:
+    """What `atmc-tool LINE` writes to a terminal."""
+    ours, theirs = pty.openpty()
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "150", **environment}
+    if "NO_COLOR" not in environment:
+        variables.pop("NO_COLOR", None)
+    command = [sys.executable, "-m", "atmc_tool", *line.split()]
+    with subprocess.Popen(command, cwd=cwd, env=variables, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        chunks = []
+        try:
+            while chunk := os.read(ours, 65536):
+                chunks.append(chunk)
+        except OSError:  # how Linux says that the other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    return b"".join(chunks).decode()
 
 
 def environment_without(packages: tuple[str, ...], folder: Path) -> dict[str, str]:

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -5,6 +8,7 @@ import torch
 
 from atmc_tool.checkpoint import load_checkpoint, save_checkpoint
 from atmc_tool.errors import InputError
+from atmc_tool.files import leftovers
 
 CPU = torch.device("cpu")
 
@@ -45,3 +49,18 @@ def test_a_half_written_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     state = load_checkpoint(tmp_path, CPU)
     assert state is not None
     assert state["step"] == 1
+
+
+def test_what_killed_writes_left_is_removed(tmp_path: Path) -> None:
+    write = "import os\nfrom pathlib import Path\nfrom atmc_tool.files import write_atomic\n"
+    kill = "os.fsync = lambda _: os.kill(os.getpid(), 9)\nwrite_atomic(Path('step-2.ckpt'), b'new')\n"
+    save_checkpoint(tmp_path, 1, {"step": 1})
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    killed = subprocess.run([sys.executable, "-c", write + kill], cwd=tmp_path, env=environment, check=False)
+    assert killed.returncode == -9
+    assert len(leftovers(tmp_path)) == 1
+    (tmp_path / ".mine.tmp").touch()
+    state = load_checkpoint(tmp_path, CPU)
+    assert state is not None
+    assert state["step"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "step-1.ckpt"]

@@ -218,6 +218,6 @@ def test_a_full_disk(line: str, written: str, folder: Path) -> None:
 
     failed = run_atmc(f"{line} -q", folder, preexec_fn=at_most_100_kb)
     assert failed.code == 1
-    assert "File too large. Hint: free space or choose another folder with -o" in failed.error
+    assert "File too large. Hint: free space, then go on with --resume" in failed.error
     assert not (folder / written).exists()
     assert not [path for path in folder.rglob(".*") if path.is_file()]

@@ -1,12 +1,8 @@
-import os
-import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import on_terminal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,26 +25,6 @@ def test_a_table_shows_cells_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
     for cell in ("[red]x[/red]", "1,234,567", "[0, 1]", "0.1235", "–", "yes"):
         assert cell in shown
     assert "\x1b" not in shown
-
-
-def on_terminal(line: str, cwd: Path, **environment: str) -> str:
-    """What `atmc-tool LINE` writes to a terminal."""
-    ours, theirs = pty.openpty()
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "150", **environment}
-    if "NO_COLOR" not in environment:
-        variables.pop("NO_COLOR", None)
-    command = [sys.executable, "-m", "atmc_tool", *line.split()]
-    with subprocess.Popen(command, cwd=cwd, env=variables, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        chunks = []
-        try:
-            while chunk := os.read(ours, 65536):
-                chunks.append(chunk)
-        except OSError:  # how Linux says that the other end is closed
-            pass
-    os.close(ours)
-    assert process.returncode == 0
-    return b"".join(chunks).decode()
 
 
 @pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])

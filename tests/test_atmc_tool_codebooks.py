@@ -93,6 +93,24 @@ def test_quantize_gives_the_nearest_of_few_values_and_keeps_zeros(values: list[f
         torch.testing.assert_close((result[mask].double() - kept).abs(), nearest, atol=1e-5, rtol=0)
 
 
+@given(st.integers(0, 10_000), st.booleans())
+def test_quantize_is_lloyd_and_a_search_for_each_entry(seed: int, on_a_grid: bool) -> None:
+    """To the bit, midpoints between two centres and layouts that are not contiguous included."""
+    generator = torch.Generator().manual_seed(seed)
+    tensor = torch.randn(30, 40, generator=generator).T
+    if on_a_grid:
+        tensor = (tensor * 4).round() / 4
+    mask = torch.rand(tensor.shape, generator=generator) < 0.5
+    start = lloyd(torch.randn(500, generator=generator), 8)
+    result, centres = quantize(tensor, mask, 3, start, iterations=4)
+    expected = lloyd(tensor[mask], 8, start, iterations=4)
+    assert centres is not None
+    assert torch.equal(centres, expected)
+    cell = torch.bucketize(tensor[mask].double(), (expected[1:] + expected[:-1]) / 2)
+    assert torch.equal(result[mask], expected.float()[cell])
+    assert not result[~mask].any()
+
+
 def test_quantize_with_no_entry() -> None:
     result, centres = quantize(torch.ones(3), torch.zeros(3, dtype=torch.bool), 4)
     assert centres is None

@@ -46,6 +46,19 @@ def test_ties_go_to_the_first_entries() -> None:
     assert masks[1].flatten().tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("levels", [0, 3, 100])
+@pytest.mark.parametrize("k", [1, 700, 3000, 4999])
+def test_equals_a_stable_sort(dtype: torch.dtype, levels: int, k: int) -> None:
+    """`levels`: so many distinct magnitudes, hence many ties; 0: none."""
+    tensor = torch.randn(5000, generator=torch.Generator().manual_seed(k), dtype=dtype)
+    if levels:
+        tensor = (tensor * levels / 4).round()
+    expected = torch.zeros(5000, dtype=torch.bool)
+    expected[tensor.abs().sort(descending=True, stable=True).indices[:k]] = True
+    assert torch.equal(torch.cat(top_k_masks([tensor[:1000], tensor[1000:]], k)), expected)
+
+
 def test_input_is_left_alone() -> None:
     tensor = torch.tensor([-3.0, 1.0, -2.0])
     top_k_masks([tensor], 1)

@@ -57,11 +57,11 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
     from atmc_tool.cli.settings import resolve
     from atmc_tool.cli.start import read_start, warn_of_missing_rules
     from atmc_tool.config import read_yaml
-    from atmc_tool.training import select_device
+    from atmc_tool.devices import select_device
 
     folder = RunFolder(resolve().run)
     if not dry_run:
-        folder.check_free(resume=resume, overwrite=overwrite)
+        folder.check_free(folder.model, resume=resume, overwrite=overwrite)
     start = read_start(model, read_yaml(folder.config) if resume else {}, trust_pickle)
     select_device(start.config.device)
     warn_of_missing_rules(start.skeleton)
@@ -80,9 +80,10 @@ def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", r
     from atmc_tool.cli.start import copied
     from atmc_tool.cli.subject import arrays, run_training
     from atmc_tool.compressed import CompressedModel
+    from atmc_tool.devices import select_device
     from atmc_tool.files import write_atomic
     from atmc_tool.methods.atmc import Atmc
-    from atmc_tool.training import Setup, select_device
+    from atmc_tool.training import Setup
     from exporters.atmc_file import encode_model
 
     config, network, data, card = start.config, start.network, start.data, start.card

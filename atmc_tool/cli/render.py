@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -40,14 +41,33 @@ QUIET_SECONDS = 5.0  # between two lines where stderr is no terminal
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, figures: bool = True) -> None:
     """A table on stdout; the first column is text, the others are `figures` or text."""
+    table = _table(columns, rows, title=title, figures=figures)
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None, figures: bool) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index and figures else "left", overflow="fold")
     for row in rows:
         # Text, not str: a name in brackets is no markup.
         table.add_row(*(Text(_plain(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    Console(file=sys.stdout, width=width, highlight=False).print(table)
+    return table
+
+
+@contextmanager
+def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[object]], str], None] | None]:
+    """A function that shows rows and a text beneath in place of the last ones; None where stdout is no terminal."""
+    if not sys.stdout.isatty():
+        yield None
+        return
+    with Live(console=Console(file=sys.stdout, highlight=False), auto_refresh=False) as live:
+
+        def show(rows: Sequence[Sequence[object]], text: str) -> None:
+            live.update(Group(_table(columns, rows, title=None, figures=False), Text(text)), refresh=True)
+
+        yield show
 
 
 def show_line(text: str, *, bold: bool = False) -> None:
@@ -81,12 +101,18 @@ def _plain(cell: object) -> str:
 def training_progress(name: str, time_limit: float | None) -> Iterator[Callable[["Event"], None]]:
     """A function that shows each event of a training on stderr: a bar on a terminal, else a line per epoch."""
     if is_quiet():
-        yield lambda _: None
+        yield lambda event: _warn(name, event)
     elif sys.stderr.isatty():
         with _bar(transient=False) as bar:
             yield _BarProgress(name, bar, time_limit)
     else:
         yield _PlainProgress(name, time_limit)
+
+
+def _warn(name: str, event: "Event") -> None:
+    """A warning is shown also with -q: it is no progress."""
+    if event.kind == "warning":
+        click.echo(f"{name}: warning: {event.text}", err=True)
 
 
 def _steps(event: "Event", time_limit: float | None) -> int:
@@ -106,12 +132,14 @@ class _BarProgress:
         self._task = bar.add_task(name, total=None, facts="")
 
     def __call__(self, event: "Event") -> None:
+        if event.kind == "warning":
+            self._bar.console.print(Text(f"{self._name}: warning: {event.text}"))
         description = f"{self._name}, epoch {event.epoch}/{event.epochs}"
         self._bar.update(
             self._task, completed=event.step, total=_steps(event, self._time_limit), description=description
         )
         if event.kind == "epoch":
-            self._bar.update(self._task, facts=_facts(event.metrics))
+            self._bar.update(self._task, facts=facts(event.metrics))
 
 
 class _PlainProgress:
@@ -124,14 +152,15 @@ class _PlainProgress:
     def __call__(self, event: "Event") -> None:
         if self._first is None:
             self._first = (event.step, time.monotonic())
-        if event.kind != "epoch" and not is_verbose():
+        _warn(self._name, event)
+        if event.kind == "warning" or (event.kind == "step" and not is_verbose()):
             return
         total = _steps(event, self._time_limit)
         steps, seconds = event.step - self._first[0], time.monotonic() - self._first[1]
-        left = f"  ETA {_clock(seconds / steps * (total - event.step))}" if steps else ""
+        left = f"  ETA {clock(seconds / steps * (total - event.step))}" if steps else ""
         click.echo(
             f"{self._name}: epoch {event.epoch}/{event.epochs}  step {event.step}/{total}  "
-            f"{_facts(event.metrics)}{left}",
+            f"{facts(event.metrics)}{left}",
             err=True,
         )
 
@@ -182,7 +211,7 @@ class _PlainCount:
             return
         self._last = now
         left = (now - self._start) / done * (total - done)
-        click.echo(f"{self._name}: {done}/{total}  ETA {_clock(left)}", err=True)
+        click.echo(f"{self._name}: {done}/{total}  ETA {clock(left)}", err=True)
 
 
 def _bar(*, transient: bool) -> Progress:
@@ -199,11 +228,13 @@ def _bar(*, transient: bool) -> Progress:
     )
 
 
-def _facts(metrics: Mapping[str, float]) -> str:
+def facts(metrics: Mapping[str, float]) -> str:
+    """Names, the short ones where there are, and values on one line."""
     return "  ".join(f"{LABELS.get(name, name)} {_plain(value)}" for name, value in metrics.items())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """90 → 1:30."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atmc_tool.errors import InputError, UsageError
+from atmc_tool.files import leftovers, remove_leftovers
 
 MODEL = "model.atmc"
 ONNX = "model.onnx"
@@ -42,19 +43,25 @@ class RunFolder:
         names = ("metrics.jsonl", MODEL, ONNX, "model.safetensors", REPORT)
         return [self.config, self.checkpoints, *(self.path / name for name in names)]
 
-    def check_free(self, *, resume: bool, overwrite: bool) -> None:
+    def check_free(self, made: Path, *, resume: bool, overwrite: bool) -> None:
         """Refuse to write over what is there unless told to, and to resume what is not there. Changes nothing.
 
+        A run that was killed before its first checkpoint can be resumed: it starts from the beginning. One that was
+        killed before it wrote its configuration has left nothing. `made` is what a finished run leaves.
+
         Raises:
-            UsageError: non-empty and neither `resume` nor `overwrite`; both; or nothing to resume.
+            UsageError: non-empty and neither `resume` nor `overwrite`; both; or nothing to resume, or only from the
+                beginning though it is finished.
         """
         if resume and overwrite:
             raise UsageError("--resume and --overwrite exclude each other", hint="keep the state or replace it")
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is not a folder", hint="choose another one with -o")
-        there = self.path.is_dir() and any(self.path.iterdir())
+        there = self.path.is_dir() and not {*self.path.iterdir()} <= {*leftovers(self.path, self.config.name)}
         if resume and not self.config.is_file():
             raise UsageError(f"nothing to resume in {self.path}", hint="leave out --resume to start a new run")
+        if resume and made.exists() and not any(self.checkpoints.glob("*.ckpt")):
+            raise UsageError(f"{made} is there and no checkpoint to resume", hint="--overwrite starts again")
         if there and not (resume or overwrite):
             raise UsageError(f"{self.path} is not empty", hint="--resume goes on, --overwrite replaces, -o elsewhere")
 
@@ -65,6 +72,12 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+        self.remove_leftovers()
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed writes of `own` files left."""
+        for path in self.own():
+            remove_leftovers(self.path, path.name)
 
 
 def locate(path: Path | None, run: Path, name: str) -> Path:

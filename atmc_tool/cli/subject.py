@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from atmc_tool import __version__
+from atmc_tool.checkpoint import has_checkpoint
 from atmc_tool.cli.interrupt import stop_on_interrupt
-from atmc_tool.cli.render import training_progress
+from atmc_tool.cli.render import note, training_progress
 from atmc_tool.cli.run_folder import RunFolder
 from atmc_tool.cli.settings import portable
 from atmc_tool.config import Config, to_yaml
@@ -85,11 +86,18 @@ def run_training(
 ) -> None:
     """Train into `folder`, with progress and Ctrl-C; before that what an earlier run left there is removed.
 
+    A run that is to be resumed and has no checkpoint yet starts from the beginning.
+
     `inputs` are digests of what the run starts from.
     """
     schedule = config.train if section == "train" else config.compress
     digest = resume_digest(config, section, data=setup.data.digest, **inputs)
-    if not resume:
+    if resume and not has_checkpoint(folder.checkpoints):
+        note(f"{folder.path} has no checkpoint yet: starting from the beginning")
+        resume = False
+    if resume:
+        folder.remove_leftovers()
+    else:
         folder.clear()
         write_atomic(folder.config, to_yaml(config).encode())
     with (

@@ -48,7 +48,7 @@ def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
     folder = RunFolder(output.with_suffix(".train"))
     if output.suffix not in SUFFIXES:
         raise UsageError(f"can't write a network to {output}", expected="a name that ends in .pt or .safetensors")
-    folder.check_free(resume=resume, overwrite=overwrite)
+    folder.check_free(output, resume=resume, overwrite=overwrite)
     if output.exists() and not (resume or overwrite):
         raise UsageError(f"{output} exists", hint="--overwrite replaces it, -o names another file")
     config = resolve(read_yaml(folder.config) if resume else None)
@@ -63,10 +63,12 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     from atmc_tool.cli.data_source import load_configured
     from atmc_tool.cli.measurement import measure
     from atmc_tool.cli.subject import check_fit, per_channel, run_training
+    from atmc_tool.devices import select_device
+    from atmc_tool.files import remove_leftovers
     from atmc_tool.methods.dense import Dense
     from atmc_tool.model_card import ModelCard
     from atmc_tool.models.writing import write_model
-    from atmc_tool.training import Setup, select_device
+    from atmc_tool.training import Setup
 
     threat_model = config.threat_model.parse()
     if threat_model is None and not config.train.natural:
@@ -96,6 +98,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
         seed=config.seed,
         metrics=measure(network, state, mean, std, data, threat_model, config.evaluation, "the trained network"),
     )
+    remove_leftovers(output.parent, output.name)
     write_model(output, state, card)
     return card
 
