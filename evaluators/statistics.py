@@ -1,4 +1,4 @@
-"""Exact intervals and tests for counts."""
+"""Intervals for counts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -73,17 +73,6 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Interval(low, high)
-
-
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p-value that two classifiers are equally often right on the same samples (McNemar 1947, exact).
-
-    only_first, only_second: samples that only the first, only the second classifies correctly. 1 where both are 0.
-    """
-    if only_first < 0 or only_second < 0:
-        raise ValueError(f"counts must not be negative, got {only_first} and {only_second}")
-    discordant = only_first + only_second
-    return min(1.0, 2 * float(special.bdtr(min(only_first, only_second), discordant, 0.5)))
 
 
 def _check(successes: int, n: int) -> None:

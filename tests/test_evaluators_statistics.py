@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.statistics import Proportion, clopper_pearson, mcnemar_exact, wilson
+from evaluators.statistics import Proportion, clopper_pearson, wilson
 
 counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -64,21 +64,11 @@ def test_known_values() -> None:
     assert half == pytest.approx(0.031, abs=5e-4)
 
 
-@given(st.integers(0, 30), st.integers(0, 30))
-def test_mcnemar_is_the_two_sided_sum(first: int, second: int) -> None:
-    n = first + second
-    one_tail = sum(comb(n, k) for k in range(min(first, second) + 1)) / 2**n
-    assert mcnemar_exact(first, second) == pytest.approx(min(1, 2 * one_tail))
-    assert mcnemar_exact(first, second) == mcnemar_exact(second, first)
-
-
 @pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5), (0, 0)])
 def test_impossible_counts(k: int, n: int) -> None:
     for interval in (clopper_pearson, wilson):
         with pytest.raises(ValueError, match="successes"):
             interval(k, n)
-    with pytest.raises(ValueError, match="negative"):
-        mcnemar_exact(-1, 2)
 
 
 def test_proportion_as_json() -> None:
