@@ -133,6 +133,19 @@ class CompressConfig(ScheduleConfig):
         return self
 
 
+class ComputeConfig(_Section):
+    """How training computes; measurements and files are in float32 whatever it says.
+
+    precision:   of convolutions and products; `auto`: bfloat16 where the processor has it, else float32
+    micro_batch: images that go through the network at once, gradients adding up to the batch's; None: all that fit
+    compile:     run the network through torch.compile
+    """
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    micro_batch: int | None = Field(None, ge=2)
+    compile: bool = False
+
+
 class EvaluationConfig(_Section):
     """The final measurement and `verify`: PGD with `steps` steps, worst of `restarts` starts, on `n` test images."""
 
@@ -154,6 +167,7 @@ class Config(_Section):
     attack: AttackConfig = AttackConfig()
     train: TrainConfig = TrainConfig()
     compress: CompressConfig = CompressConfig()
+    compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     policy: dict[str, Any] = Field(default_factory=dict)
 

@@ -16,12 +16,21 @@ class TorchClassifier:
     The weights are materialised by the caller, once; a whole attack then runs on plain tensors. Convolutions run
     channels-last, which is faster on the CPU (LeNet, batch 128, input gradient: 36 ms against 61 ms). Whether batch
     norm and dropout run in training or evaluation mode is the network's own mode, set by the caller.
+
+    dtype: of convolutions and matrix products (autocast), such as bfloat16; None: that of the weights. Images, logits
+        and gradients are float32 in any case
     """
 
     def __init__(
-        self, network: nn.Module, weights: Mapping[str, Tensor], mean: Sequence[float], std: Sequence[float]
+        self,
+        network: nn.Module,
+        weights: Mapping[str, Tensor],
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._network = network
+        self._dtype = dtype
         self._weights = {name: _channels_last(weight) for name, weight in weights.items()}
         like = next(iter(self._weights.values()))
         self._mean = torch.tensor(list(mean), dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
@@ -32,8 +41,9 @@ class TorchClassifier:
         """Logits (N, classes) of images (N, C, H, W), float32 in [0, 1]; differentiable in images and weights."""
         if self._normalizes:
             images = (images - self._mean) / self._std
-        logits: Tensor = functional_call(self._network, self._weights, (_channels_last(images),))
-        return logits
+        with torch.autocast(images.device.type, self._dtype, enabled=self._dtype is not None):
+            logits: Tensor = functional_call(self._network, self._weights, (_channels_last(images),))
+        return logits.float()
 
     def loss_gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:
         """Gradient (N, C, H, W) with respect to the images of the loss summed over the batch; see `Classifier`."""

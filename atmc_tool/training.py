@@ -12,24 +12,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from atmc_tool.attacks.pgd import pgd
 from atmc_tool.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
-from atmc_tool.config import AttackConfig, ScheduleConfig
-from atmc_tool.data import DataSet
+from atmc_tool.config import ScheduleConfig
 from atmc_tool.data.loader import augment, batches, device_images
 from atmc_tool.errors import AtmcError, InputError, InterruptedRunError
 from atmc_tool.methods.method import Method
 from atmc_tool.metrics import METRICS, append_metrics, trim_metrics
-from atmc_tool.objectives import mixed
 from atmc_tool.stability import MAX_ROLLBACKS, Collapse, all_finite
-from atmc_tool.threat_model import ThreatModel
-from atmc_tool.torch_classifier import TorchClassifier
+from atmc_tool.training_step import Setup, loss_and_gradients
+from atmc_tool.validation import validate
 
 VALIDATION_IMAGES = 500
-VALIDATION_STEPS = 10
-MEASURE_SHARE = 0.85  # of a time limit is for training; the rest is for the measurements after it
 
 
 @dataclass(frozen=True)
@@ -49,20 +44,6 @@ class Event:
     text: str = ""
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What is trained on what, against whom. `threat_model` None: natural training."""
-
-    network: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    device: torch.device
-    data: DataSet
-    threat_model: ThreatModel | None
-    attack: AttackConfig
-    seed: int
-
-
 def planned_steps(schedule: ScheduleConfig, n_images: int) -> tuple[int, int]:
     """(steps of an epoch, steps of the whole schedule)."""
     per_epoch = max(1, n_images // schedule.batch_size)
@@ -79,6 +60,7 @@ def train(
     digest: str,
     select: bool,
     resume: bool,
+    time_limit: float | None = None,
     report: Callable[[Event], None],
     stop: Callable[[], bool],
 ) -> None:
@@ -94,6 +76,7 @@ def train(
         digest: of everything that must be equal for a checkpoint to be resumed.
         select: ship the epoch with the best validation accuracy (robust, or clean in natural training) instead of
             the last one.
+        time_limit: seconds of wall-clock time for the training alone; the schedule shrinks to fit. None: no limit.
         stop: asked after every step; True saves a checkpoint and raises.
 
     Raises:
@@ -101,7 +84,7 @@ def train(
         InputError: there is no checkpoint to resume, or it is of another configuration.
         AtmcError: it diverged, also after every rollback.
     """
-    _Loop(setup, method, schedule, folder, digest, select, report, stop).run(resume=resume)
+    _Loop(setup, method, schedule, folder, digest, select, time_limit, report, stop).run(resume=resume)
 
 
 @dataclass
@@ -114,6 +97,7 @@ class _Loop:
     folder: Path
     digest: str
     select: bool
+    time_limit: float | None
     report: Callable[[Event], None]
     stop: Callable[[], bool]
     step: int = 0
@@ -136,6 +120,7 @@ class _Loop:
         self.loss_sum = torch.zeros((), device=setup.device)
 
     def run(self, *, resume: bool) -> None:
+        setup = self.setup
         if resume:
             self._load()
         else:
@@ -144,7 +129,7 @@ class _Loop:
         while not self._done():
             epoch, first = divmod(self.step, self.per_epoch)
             feed = batches(
-                self.images, self.labels, self.schedule.batch_size, epoch=epoch, seed=self.setup.seed, start_batch=first
+                self.images, self.labels, self.schedule.batch_size, epoch=epoch, seed=setup.seed, start_batch=first
             )
             for images, labels in feed:
                 try:
@@ -155,17 +140,18 @@ class _Loop:
                     self._roll_back(epoch)
                     break
                 self.seconds = time.monotonic() - started
+                self._report("step", {})
+                stop, self.seconds = setup.ranks.agree(self.stop(), self.seconds)
                 ends_epoch = self.step % self.per_epoch == 0 or self._done()
                 if ends_epoch and not self._finite():
                     self._roll_back(epoch)
                     break
                 if ends_epoch:
                     self._end_epoch(epoch)
-                    self.seconds = time.monotonic() - started
+                    _, self.seconds = setup.ranks.agree(False, time.monotonic() - started)
                 if ends_epoch or self.step % self.schedule.checkpoint_steps == 0:
                     self._save()
-                self._report("step", {})
-                if self.stop():
+                if stop:
                     self._save()
                     raise InterruptedRunError("interrupted", hint="the state is saved; go on with --resume")
                 if ends_epoch:
@@ -175,8 +161,8 @@ class _Loop:
     def progress(self) -> float:
         """Share of the schedule that is done, by steps or by time, whichever is further."""
         done = self.step / self.steps
-        if self.schedule.time_limit is not None:
-            done = max(done, self.seconds / (self.schedule.time_limit * MEASURE_SHARE))
+        if self.time_limit is not None:
+            done = max(done, self.seconds / self.time_limit)
         return min(1.0, done)
 
     def _done(self) -> bool:
@@ -189,42 +175,32 @@ class _Loop:
             group["lr"] = method.learning_rate(progress) * 0.5**self.rollbacks
         images = augment(images, setup.data.augmentation, torch.default_generator)
         weights = method.weights(progress)
-        adversarial = None
+        eps = 0.0
         if setup.threat_model is not None and schedule.clean_weight < 1:
             eps = setup.threat_model.eps * min(1.0, progress / schedule.eps_warmup if schedule.eps_warmup else 1.0)
-            adversarial = self._attack(weights, images, labels, eps, setup.attack.steps, setup.attack.step_size)
-        setup.network.train()
-        classifier = TorchClassifier(setup.network, weights, setup.mean, setup.std)
-        loss = mixed(classifier, images, adversarial, labels, schedule.clean_weight)
-        penalty = method.penalty(progress)
+        loss, gradients = loss_and_gradients(
+            setup, weights, images, labels, eps=eps, clean_weight=schedule.clean_weight
+        )
+        roots: list[Tensor] = [weights[name] for name in gradients]
+        along: list[Tensor | None] = list(gradients.values())
+        if (penalty := method.penalty(progress)) is not None:
+            roots.append(penalty)
+            along.append(None)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        torch.autograd.backward(roots, along)
         self.optimizer.step()
         self.step += 1
         method.after_step(progress, self.step)
-        self.loss_sum += loss.detach()
-
-    def _attack(
-        self,
-        weights: Mapping[str, Tensor],
-        images: Tensor,
-        labels: Tensor,
-        eps: float,
-        steps: int,
-        step_size: float | None,
-    ) -> Tensor:
-        """PGD from a random start on frozen weights; batch norm and dropout in evaluation mode."""
-        self.setup.network.eval()
-        frozen = {name: weight.detach() for name, weight in weights.items()}
-        classifier = TorchClassifier(self.setup.network, frozen, self.setup.mean, self.setup.std)
-        noise = torch.empty_like(images).uniform_(-1, 1)
-        size = 2.5 * eps / steps if step_size is None else step_size
-        adversarial: Tensor = pgd(classifier, images, labels, eps, steps=steps, step_size=size, noise=noise)
-        return adversarial
+        self.loss_sum += loss
 
     def _end_epoch(self, epoch: int) -> None:
         steps = (self.step - 1) % self.per_epoch + 1
-        metrics = {"loss": float(self.loss_sum) / steps, **self._validate(), **self.method.metrics()}
+        setup, method = self.setup, self.method
+        if not setup.ranks.equal([*method.parameters(), *self._float_buffers()]):
+            raise AtmcError("the processes of this run have come apart", hint="go on with --resume")
+        self._gather_loss()
+        accuracy = validate(setup, method.shipped(self.progress()), *self.validation, self.schedule.batch_size)
+        metrics = {"loss": float(self.loss_sum) / steps, **accuracy, **method.metrics()}
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.loss_sum.zero_()
         score = metrics.get("validation_robust", metrics["validation_clean"])
@@ -238,13 +214,23 @@ class _Loop:
             self._write_metrics(epoch, {"warning": warning})
             self._report("warning", {}, warning)
 
+    def _gather_loss(self) -> None:
+        """The first rank's `loss_sum` becomes that of all ranks."""
+        self.setup.ranks.add_up([self.loss_sum])
+        if not self.setup.ranks.first:
+            self.loss_sum.zero_()
+
     def _write_metrics(self, epoch: int, facts: Mapping[str, Any]) -> None:
+        if not self.setup.ranks.first:
+            return
         where = {"epoch": epoch + 1, "step": self.step, "steps": self.steps, "seconds": round(self.seconds, 3)}
         append_metrics(self.folder / METRICS, {**where, **facts})
 
+    def _float_buffers(self) -> list[Tensor]:
+        return [buffer for buffer in self.setup.network.buffers() if buffer.is_floating_point()]
+
     def _finite(self) -> bool:
-        buffers = (buffer for buffer in self.setup.network.buffers() if buffer.is_floating_point())
-        return all_finite([self.loss_sum, *self.method.parameters(), *buffers])
+        return all_finite([self.loss_sum, *self.method.parameters(), *self._float_buffers()])
 
     def _roll_back(self, epoch: int) -> None:
         """Go back to the last sound epoch's end with half the learning rate.
@@ -258,8 +244,9 @@ class _Loop:
                 hint="lower the learning rate (--set train.lr= or compress.lr=) or raise eps_warmup",
             )
         folder, seconds = self.folder / "checkpoints", self.seconds
-        drop_checkpoints(folder, self.sound)
-        state = load_checkpoint(folder, self.setup.device)
+        if self.setup.ranks.first:
+            drop_checkpoints(folder, self.sound)
+        state = self.setup.ranks.from_first(lambda: load_checkpoint(folder, self.setup.device))
         if state is None:
             raise AtmcError(f"{what}, and the checkpoint to go back to is gone", hint="start again with --overwrite")
         self._restore(state)
@@ -269,27 +256,6 @@ class _Loop:
         self._write_metrics(epoch, {"rollback": self.rollbacks, "warning": warning})
         self._save()
         self._report("warning", {}, warning)
-
-    def _validate(self) -> dict[str, float]:
-        """Clean and PGD accuracy on the validation part of what would be shipped now; no gradients, no statistics."""
-        setup, (images, labels) = self.setup, self.validation
-        setup.network.eval()
-        weights = self.method.shipped(self.progress())
-        classifier = TorchClassifier(setup.network, weights, setup.mean, setup.std)
-        correct = {"validation_clean": 0, **({"validation_robust": 0} if setup.threat_model else {})}
-        torch.manual_seed(setup.seed)
-        size = self.schedule.batch_size
-        for part, answers in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-            clean = part.float() / 255
-            fed = {"validation_clean": clean}
-            if setup.threat_model is not None:
-                fed["validation_robust"] = self._attack(
-                    weights, clean, answers, setup.threat_model.eps, VALIDATION_STEPS, None
-                )
-            with torch.no_grad():
-                for name, batch in fed.items():
-                    correct[name] += int((classifier.logits(batch).argmax(1) == answers).sum())
-        return {name: count / len(labels) for name, count in correct.items()}
 
     def _finish(self) -> None:
         if self.best is not None:
@@ -304,6 +270,9 @@ class _Loop:
         self.report(Event(kind, self.step, self.steps, epoch, epochs, self.seconds, metrics, text))
 
     def _save(self) -> None:
+        self._gather_loss()
+        if not self.setup.ranks.first:
+            return
         state = {
             "digest": self.digest,
             "step": self.step,
@@ -321,7 +290,7 @@ class _Loop:
 
     def _load(self) -> None:
         folder = self.folder / "checkpoints"
-        state = load_checkpoint(folder, self.setup.device)
+        state = self.setup.ranks.from_first(lambda: load_checkpoint(folder, self.setup.device))
         if state is None:
             raise InputError(f"nothing to resume in {self.folder}", expected="a checkpoint", hint="leave --resume out")
         if state["digest"] != self.digest:
@@ -330,12 +299,13 @@ class _Loop:
                 hint="resume with the options of the first call, or start again with --overwrite",
             )
         self._restore(state)
-        trim_metrics(self.folder / METRICS, self.step, self.rollbacks)
+        if self.setup.ranks.first:
+            trim_metrics(self.folder / METRICS, self.step, self.rollbacks)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.sound, self.rollbacks, self.collapse = state["sound"], state["rollbacks"], Collapse(**state["collapse"])
-        self.loss_sum.copy_(state["loss_sum"])
+        self.loss_sum.fill_(float(state["loss_sum"]) if self.setup.ranks.first else 0.0)
         self.setup.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state(state["method"])

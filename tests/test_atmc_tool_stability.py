@@ -24,7 +24,8 @@ from atmc_tool.models import ARCHITECTURES
 from atmc_tool.models.writing import write_model
 from atmc_tool.stability import Collapse, all_finite
 from atmc_tool.threat_model import parse_threat_model
-from atmc_tool.training import Event, Setup, train
+from atmc_tool.training import Event, train
+from atmc_tool.training_step import Setup
 
 # Tried: both diverge, and recover, from 2/3 to 2 times these rates; the number of rollbacks varies.
 ATMC = CompressConfig(max_steps=30, lr=6e3, checkpoint_steps=7)  # in the first epoch

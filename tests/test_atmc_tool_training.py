@@ -16,7 +16,8 @@ from atmc_tool.methods.dense import Dense
 from atmc_tool.methods.method import Method
 from atmc_tool.models import resolve_architecture
 from atmc_tool.threat_model import parse_threat_model
-from atmc_tool.training import Event, Setup, planned_steps, train
+from atmc_tool.training import Event, planned_steps, train
+from atmc_tool.training_step import Setup
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +47,15 @@ def run(
     stop_at: int | None = None,
     select: bool = False,
     digest: str = "d",
+    time_limit: float | None = None,
 ) -> list[Event]:
     events: list[Event] = []
 
     def stop() -> bool:
         return stop_at is not None and events[-1].step == stop_at
 
-    arguments = {"digest": digest, "select": select, "resume": resume, "report": events.append, "stop": stop}
+    arguments = {"digest": digest, "select": select, "resume": resume, "time_limit": time_limit}
+    arguments |= {"report": events.append, "stop": stop}
     train(setup(net, data, eps), method, schedule, folder, **arguments)  # type: ignore[arg-type]
     return events
 
@@ -175,9 +178,9 @@ def test_resume_refuses_another_configuration(digits: DataSet, tmp_path: Path) -
 
 def test_a_time_limit_ends_the_schedule(digits: DataSet, tmp_path: Path) -> None:
     net = network()
-    config = CompressConfig(epochs=100_000, time_limit=3.0)
+    config = CompressConfig(epochs=100_000)
     method = Atmc(net, config, Budget(2638))
-    events = run(net, method, config, digits, tmp_path)
+    events = run(net, method, config, digits, tmp_path, time_limit=3.0)
     assert events[-1].step < events[-1].steps
     assert sum(f.kept for w in method.compressed().values() for f in w.factors.values()) <= 2638
     assert method.metrics()["primal_residual"] >= 0  # it did get to the quantising part

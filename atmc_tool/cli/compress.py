@@ -78,20 +78,18 @@ def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", r
 
     from atmc_tool.cli.measurement import measure
     from atmc_tool.cli.start import copied
-    from atmc_tool.cli.subject import arrays, run_training
+    from atmc_tool.cli.subject import arrays, run_training, training_setup
     from atmc_tool.compressed import CompressedModel
     from atmc_tool.devices import select_device
     from atmc_tool.files import write_atomic
     from atmc_tool.methods.atmc import Atmc
-    from atmc_tool.training import Setup
     from exporters.atmc_file import encode_model
 
     config, network, data, card = start.config, start.network, start.data, start.card
     device = select_device(config.device)
     dense = copied(network.state_dict(), device)
-    network.to(device)
+    setup = training_setup(config, network, card.mean, card.std, device, data, start.threat_model)
     method = Atmc(network, config.compress, feasibility.budget)
-    setup = Setup(network, card.mean, card.std, device, data, start.threat_model, config.attack, config.seed)
     run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)
     weights = method.compressed()
     rest = {name: array for name, array in arrays(network.state_dict()).items() if name not in weights}

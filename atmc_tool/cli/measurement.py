@@ -1,5 +1,6 @@
 """Accuracy of a torch network on test images: the numbers that files carry and `verify` compares with."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,11 @@ from atmc_tool.config import EvaluationConfig
 from atmc_tool.data import DataSet, test_subset
 from atmc_tool.threat_model import ThreatModel
 from atmc_tool.torch_classifier import TorchClassifier
+from atmc_tool.training_step import Setup
 from evaluators.accuracy import images_digest
 
+TIMED_IMAGES = 32
+MARGIN = 1.2  # a shared machine is not always as fast as it was a moment ago
 SEED = 0  # of the choice of images and of the attack's starts: the same for every run, so that numbers compare
 
 
@@ -66,3 +70,19 @@ def measure(
             "seed": SEED,
         }
     return facts
+
+
+def predicted_seconds(setup: Setup, evaluation: EvaluationConfig, networks: int) -> float:
+    """Seconds that `measure` will take at most for so many networks: from the time of one input gradient."""
+    chosen = test_subset(setup.data.test, min(evaluation.n, TIMED_IMAGES), SEED)
+    images = torch.from_numpy(chosen.floats()).to(setup.device)
+    labels = torch.from_numpy(chosen.labels).to(setup.device)
+    classifier = setup.classifier(setup.network.state_dict(), None)
+    setup.network.eval()
+    for _ in range(2):  # the first one prepares
+        started = time.monotonic()
+        classifier.loss_gradient(images, labels, "cross_entropy").cpu()
+        seconds = time.monotonic() - started
+    attack = evaluation.restarts * (evaluation.steps + 1) if setup.threat_model else 0
+    n = min(evaluation.n, len(setup.data.test))
+    return MARGIN * networks * seconds * (attack + 1) * n / len(chosen)

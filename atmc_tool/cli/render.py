@@ -117,11 +117,9 @@ def _warn(name: str, event: "Event") -> None:
 
 def _steps(event: "Event", time_limit: float | None) -> int:
     """Steps in all: of the schedule, or as many as fit the time limit at the pace so far."""
-    from atmc_tool.training import MEASURE_SHARE
-
     if time_limit is None or not event.seconds:
         return event.steps
-    return max(event.step, min(event.steps, round(event.step * time_limit * MEASURE_SHARE / event.seconds)))
+    return max(event.step, min(event.steps, round(event.step * time_limit / event.seconds)))
 
 
 class _BarProgress:

@@ -12,16 +12,21 @@ from torch import Tensor, nn
 from atmc_tool import __version__
 from atmc_tool.checkpoint import has_checkpoint
 from atmc_tool.cli.interrupt import stop_on_interrupt
+from atmc_tool.cli.measurement import predicted_seconds
 from atmc_tool.cli.render import note, training_progress
 from atmc_tool.cli.run_folder import RunFolder
 from atmc_tool.cli.settings import portable
+from atmc_tool.compute import select_compute
 from atmc_tool.config import Config, to_yaml
 from atmc_tool.data import DataSet
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.files import sha256, write_atomic
 from atmc_tool.methods.method import Method
-from atmc_tool.training import Setup, train
+from atmc_tool.threat_model import ThreatModel
+from atmc_tool.training import train
+from atmc_tool.training_step import Setup
 
+MOST_FOR_MEASURING = 0.8  # of a time limit
 VERSIONED = ("torch", "numpy", "onnx", "onnxscript")
 
 
@@ -66,6 +71,38 @@ def check_fit(network: nn.Module, name: str, data: DataSet, image_shape: tuple[i
         )
 
 
+def training_setup(
+    config: Config,
+    network: nn.Module,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+    data: DataSet,
+    threat_model: ThreatModel | None,
+) -> Setup:
+    """What is trained on what, and how; says where that is not what the configuration asks for first."""
+    compute = select_compute(config.compute, network.to(device), data.image_shape, device)
+    for text in compute.notes:
+        note(text)
+    return Setup(network, mean, std, device, data, threat_model, config.attack, config.seed, compute)
+
+
+def _training_seconds(config: Config, section: str, time_limit: float, setup: Setup) -> float:
+    """Seconds of a time limit that the measurements at the end leave for the training.
+
+    Raises:
+        UsageError: they leave too little for the training.
+    """
+    reserve = predicted_seconds(setup, config.evaluation, networks=1 if section == "train" else 2)
+    if reserve > MOST_FOR_MEASURING * time_limit:
+        raise UsageError(
+            f"a time limit of {time_limit:.0f} s is too short: the measurements at the end take about {reserve:.0f} s",
+            expected=f"at least {reserve / MOST_FOR_MEASURING:.0f} s",
+            hint="or shorten them: --set evaluation.n=, evaluation.steps=, evaluation.restarts=",
+        )
+    return time_limit - reserve
+
+
 def resume_digest(config: Config, section: str, **inputs: str) -> str:
     """SHA-256 of everything that must be equal for a checkpoint to be resumed: settings that train, and inputs."""
     settings = portable(config)
@@ -92,6 +129,8 @@ def run_training(
     """
     schedule = config.train if section == "train" else config.compress
     digest = resume_digest(config, section, data=setup.data.digest, **inputs)
+    limit = schedule.time_limit
+    seconds = None if limit is None else _training_seconds(config, section, limit, setup)
     if resume and not has_checkpoint(folder.checkpoints):
         note(f"{folder.path} has no checkpoint yet: starting from the beginning")
         resume = False
@@ -102,10 +141,19 @@ def run_training(
         write_atomic(folder.config, to_yaml(config).encode())
     with (
         stop_on_interrupt() as stop,
-        training_progress(section, schedule.time_limit) as report,
+        training_progress(section, seconds) as report,
     ):
         train(
-            setup, method, schedule, folder.path, digest=digest, select=select, resume=resume, report=report, stop=stop
+            setup,
+            method,
+            schedule,
+            folder.path,
+            digest=digest,
+            select=select,
+            resume=resume,
+            time_limit=seconds,
+            report=report,
+            stop=stop,
         )
 
 

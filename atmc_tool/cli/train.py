@@ -62,13 +62,12 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
 
     from atmc_tool.cli.data_source import load_configured
     from atmc_tool.cli.measurement import measure
-    from atmc_tool.cli.subject import check_fit, per_channel, run_training
+    from atmc_tool.cli.subject import check_fit, per_channel, run_training, training_setup
     from atmc_tool.devices import select_device
     from atmc_tool.files import remove_leftovers
     from atmc_tool.methods.dense import Dense
     from atmc_tool.model_card import ModelCard
     from atmc_tool.models.writing import write_model
-    from atmc_tool.training import Setup
 
     threat_model = config.threat_model.parse()
     if threat_model is None and not config.train.natural:
@@ -83,7 +82,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
     std = per_channel("model.std", config.model.std or architecture.std, channels)
     attacked = None if config.train.natural else threat_model
-    setup = Setup(network.to(device), mean, std, device, data, attacked, config.attack, config.seed)
+    setup = training_setup(config, network, mean, std, device, data, attacked)
     run_training(config, "train", setup, Dense(network, config.train), folder, select=True, resume=resume)
     state = network.state_dict()
     card = ModelCard(

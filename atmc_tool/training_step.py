@@ -1,0 +1,99 @@
+"""One step of adversarial training: the attack, the loss, and its gradient with respect to the weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from atmc_tool.attacks.pgd import default_step_size, pgd
+from atmc_tool.compute import Compute
+from atmc_tool.config import AttackConfig
+from atmc_tool.data import DataSet
+from atmc_tool.distributed import Ranks
+from atmc_tool.objectives import mixed
+from atmc_tool.threat_model import ThreatModel
+from atmc_tool.torch_classifier import TorchClassifier
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained on what, against whom, and how. `threat_model` None: natural training."""
+
+    network: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    data: DataSet
+    threat_model: ThreatModel | None
+    attack: AttackConfig
+    seed: int
+    compute: Compute = field(default_factory=Compute)
+    ranks: Ranks = field(default_factory=Ranks)
+
+    def classifier(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> TorchClassifier:
+        """The network with `weights`, its convolutions and products in `dtype`."""
+        return TorchClassifier(self.network, weights, self.mean, self.std, dtype)
+
+
+def attacked(
+    setup: Setup,
+    weights: Mapping[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float | None,
+) -> Tensor:
+    """PGD from images + eps·noise on frozen weights; batch norm and dropout in evaluation mode.
+
+    images, noise: (N, C, H, W); labels (N,). Costs `steps` forward passes and input gradients.
+    """
+    setup.network.eval()
+    frozen = {name: weight.detach() for name, weight in weights.items()}
+    classifier = setup.classifier(frozen, setup.compute.dtype)
+    size = default_step_size(eps, steps) if step_size is None else step_size
+    adversarial: Tensor = pgd(classifier, images, labels, eps, steps=steps, step_size=size, noise=noise)
+    return adversarial
+
+
+def loss_and_gradients(
+    setup: Setup, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, *, eps: float, clean_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The batch's loss and its gradient with respect to each of `weights` that takes part in it.
+
+    L = (1/N) Σ_i w·CE(f(x_i), y_i) + (1 − w)·CE(f(x'_i), y_i) with w = `clean_weight` and x' from PGD within `eps`
+    (0: no attack). The sum runs over the ranks' shares and within a share over micro-batches, so that the result does
+    not depend on them, but for rounding and, with micro-batches, for the statistics of batch norm.
+
+    weights: name → tensor; detached here, so one backward pass through what made them serves all micro-batches
+    images:  float32 (N, C, H, W), the whole batch on every rank; labels int64 (N,)
+    Returns: the loss of this rank's share (the shares' losses add up to L), gradients added up over the ranks
+    """
+    share, total = setup.ranks.share(len(images)), len(images)
+    # random numbers for the whole batch on every rank: the same ones whatever the number of ranks
+    noise = torch.empty_like(images).uniform_(-1, 1) if eps else None
+    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    named: dict[str, Tensor] = {}
+    loss_sum = torch.zeros((), device=images.device)
+    size = setup.compute.micro_batch or total
+    for start in range(share.start, share.stop, size):
+        part = slice(start, min(start + size, share.stop))
+        x, y, adversarial = images[part], labels[part], None
+        if noise is not None:
+            attack = setup.attack
+            adversarial = attacked(
+                setup, leaves, x, y, noise[part], eps=eps, steps=attack.steps, step_size=attack.step_size
+            )
+        setup.network.train()
+        loss = mixed(setup.classifier(leaves, setup.compute.dtype), x, adversarial, y, clean_weight)
+        loss = loss * (len(y) / total)
+        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        for name, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                named[name] = named[name].add_(gradient) if name in named else gradient
+        loss_sum += loss.detach()
+    setup.ranks.add_up(list(named.values()))
+    return loss_sum, named

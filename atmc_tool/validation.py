@@ -1,0 +1,41 @@
+"""Accuracy on held-out training images while a training runs."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from atmc_tool.data.loader import to_floats
+from atmc_tool.training_step import Setup, attacked
+
+VALIDATION_STEPS = 10
+
+
+def validate(
+    setup: Setup, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
+) -> dict[str, float]:
+    """Clean accuracy and, with a threat model, accuracy under PGD-10 of the network with `weights`.
+
+    No gradients, no statistics of batch norm. The attack runs as in training, what it found is judged in float32.
+
+    images: uint8 (n, C, H, W); labels int64 (n,); every rank takes its share of them
+    """
+    setup.network.eval()
+    classifier = setup.classifier(weights, None)
+    names = ("validation_clean", *(["validation_robust"] if setup.threat_model else []))
+    correct = torch.zeros(len(names), device=images.device)
+    torch.manual_seed(setup.seed)
+    for part, answers in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+        noise = torch.empty(part.shape, device=part.device).uniform_(-1, 1)
+        share = setup.ranks.share(len(part))
+        clean, answers = to_floats(part[share]), answers[share]
+        fed = [clean]
+        if setup.threat_model is not None:
+            eps = setup.threat_model.eps
+            fed.append(
+                attacked(setup, weights, clean, answers, noise[share], eps=eps, steps=VALIDATION_STEPS, step_size=None)
+            )
+        with torch.no_grad():
+            correct += torch.stack([(classifier.logits(batch).argmax(1) == answers).sum() for batch in fed])
+    setup.ranks.add_up([correct])
+    return {name: int(count) / len(labels) for name, count in zip(names, correct.tolist(), strict=True)}
