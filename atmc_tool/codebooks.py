@@ -34,7 +34,7 @@ def _lloyd_sorted(ordered: Tensor, size: int, centres: Tensor | None, iterations
     last: Tensor | None = None
     for _ in range(iterations):
         cut = torch.cat([ends[:1], torch.searchsorted(ordered, _midpoints(centres)), ends[1:]])
-        if not ordered.is_cuda and last is not None and torch.equal(cut, last):
+        if ordered.device.type == "cpu" and last is not None and torch.equal(cut, last):
             break
         last, count = cut, cut.diff()
         centres = torch.where(count > 0, sums[cut].diff() / count.clamp(min=1), centres).sort().values

@@ -32,7 +32,7 @@ def top_k_masks(tensors: Sequence[Tensor], k: int) -> list[Tensor]:
 def _largest(magnitudes: Tensor, k: int) -> Tensor:
     """Mask of the k largest of n magnitudes (n,), 0 < k < n; the first ones of those that tie."""
     below = len(magnitudes) - k
-    if magnitudes.dtype == torch.float32 and not magnitudes.is_cuda:
+    if magnitudes.dtype == torch.float32 and magnitudes.device.type == "cpu":
         # NumPy's selection is vectorised: 11 million entries in 70 ms against 245 ms of torch's
         threshold = torch.tensor(np.partition(magnitudes.numpy(), below)[below])
         kept = magnitudes >= threshold

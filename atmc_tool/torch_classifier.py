@@ -1,6 +1,8 @@
 """A torch network under given dense weights, as attacks see it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -33,15 +35,15 @@ class TorchClassifier:
         self._dtype = dtype
         self._weights = {name: _channels_last(weight) for name, weight in weights.items()}
         like = next(iter(self._weights.values()))
-        self._mean = torch.tensor(list(mean), dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
-        self._std = torch.tensor(list(std), dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
+        self._mean = _per_channel(tuple(mean), like.dtype, like.device)
+        self._std = _per_channel(tuple(std), like.dtype, like.device)
         self._normalizes = bool(any(mean)) or any(s != 1 for s in std)
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), float32 in [0, 1]; differentiable in images and weights."""
         if self._normalizes:
             images = (images - self._mean) / self._std
-        with torch.autocast(images.device.type, self._dtype, enabled=self._dtype is not None):
+        with torch.autocast(images.device.type, self._dtype) if self._dtype is not None else nullcontext():
             logits: Tensor = functional_call(self._network, self._weights, (_channels_last(images),))
         return logits.float()
 
@@ -55,6 +57,12 @@ class TorchClassifier:
             else:
                 total = margin(logits, labels).sum()
             return torch.autograd.grad(total, leaf)[0]
+
+
+@lru_cache
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, C, 1, 1), made once: what comes from the host makes it wait for a GPU."""
+    return torch.tensor(values, dtype=dtype, device=device).reshape(1, -1, 1, 1)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def batches(
 def to_floats(images: Tensor) -> Tensor:
     """uint8 0 … 255 → float32 in [0, 1], equal to `Images.floats` to the bit on every device."""
     # Divided by a tensor: by a Python number, CUDA multiplies with the rounded reciprocal.
-    return images.to(torch.float32) / torch.tensor(255.0, device=images.device)
+    return images.to(torch.float32) / torch.full((), 255.0, device=images.device)
 
 
 def augment(batch: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
