@@ -66,7 +66,13 @@ def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.de
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+    if tensor.dim() != 4:
+        return tensor
+    tensor = tensor.contiguous(memory_format=torch.channels_last)
+    _, channels, height, width = tensor.shape
+    if channels == 1:  # either layout fits; the strides have to say which, for what is computed from it
+        tensor = tensor.as_strided(tensor.shape, (height * width, 1, width, 1))
+    return tensor
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
