@@ -105,7 +105,7 @@ def figures(epochs: Sequence[Mapping[str, Any]], marks: Sequence[int] = ()) -> l
         ),
         Figure(
             "codebooks",
-            "Codebook movement in the last update (relative)",
+            "Codebook movement (relative)",
             series("codebook_movement"),
             log=True,
             marks=at,
