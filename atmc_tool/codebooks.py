@@ -1,5 +1,7 @@
 """Codebooks: exact one-dimensional Lloyd iterations by sorting once, zero kept apart."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -73,3 +75,24 @@ def quantize(
     nearest = centres.to(tensor.dtype).repeat_interleave(count, output_size=len(ordered))
     result.view(-1)[positions[order]] = nearest
     return result, centres
+
+
+@torch.no_grad()
+def movement(centres: Sequence[Tensor | None], before: Sequence[Tensor | None]) -> float | None:
+    """How far codebooks moved: √(Σ (c − b)² / Σ c²), over all centres of every factor that had a codebook before too.
+
+    It is the root mean square of the moves, relative to that of the centres.
+
+    Args:
+        centres: sorted (2^bits,) per factor; None for a factor without a codebook.
+        before: the same, an update earlier.
+
+    Returns:
+        None where no factor has a codebook at both times.
+    """
+    pairs = [(c, b) for c, b in zip(centres, before, strict=True) if c is not None and b is not None]
+    if not pairs:
+        return None
+    moved = torch.stack([(c - b).square().sum() for c, b in pairs]).sum().sqrt()
+    size = torch.stack([c.square().sum() for c, _ in pairs]).sum().sqrt().clamp(min=1e-12)
+    return float(moved / size)

@@ -170,6 +170,7 @@ class Config(_Section):
     compute: ComputeConfig = ComputeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     policy: dict[str, Any] = Field(default_factory=dict)
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
 
 
 def parse_size(text: str) -> tuple[float, bool]:

@@ -24,6 +24,7 @@ def test_the_file_knows_what_the_next_command_needs(cli: Cli, tmp_path: Path) ->
         "config.yaml",
         "metrics.jsonl",
         "checkpoints",
+        "report.html",
     }
 
 

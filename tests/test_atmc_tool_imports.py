@@ -69,6 +69,10 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         assert "rich" not in tops
     if path not in (Path("evaluators/classifier.py"), Path("atmc_tool/cli/doctor.py")):
         assert "onnxruntime" not in tops
+    if path != Path("evaluators/report/figures.py"):
+        assert "matplotlib" not in tops
+    if path != Path("atmc_tool/trackers.py"):
+        assert not tops & {"mlflow", "tensorboard"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -15,7 +15,7 @@ import click
 from atmc_tool import __version__
 from atmc_tool.errors import AtmcError, MissingEnvironmentError
 
-COMMANDS = ("train", "compress", "export", "verify", "inspect", "watch", "doctor", "quickstart")
+COMMANDS = ("train", "compress", "export", "verify", "inspect", "watch", "report", "doctor", "quickstart")
 INTERRUPTED = 130
 
 

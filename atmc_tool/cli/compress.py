@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from atmc_tool.cli.feasibility import Feasibility
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.start import Start
+    from atmc_tool.compressed import CompressedModel
 
 
 @click.command("compress", epilog="Example: atmc-tool compress model.pt --keep 0.05 --bits 4")
@@ -78,11 +79,12 @@ def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", r
 
     from atmc_tool.cli.measurement import measure
     from atmc_tool.cli.start import copied
-    from atmc_tool.cli.subject import arrays, run_training, training_setup
+    from atmc_tool.cli.subject import arrays, conclude, run_training, training_setup
     from atmc_tool.compressed import CompressedModel
     from atmc_tool.devices import select_device
     from atmc_tool.files import write_atomic
     from atmc_tool.methods.atmc import Atmc
+    from evaluators.report.run_report import Results
     from exporters.atmc_file import encode_model
 
     config, network, data, card = start.config, start.network, start.data, start.card
@@ -105,13 +107,28 @@ def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", r
     model = CompressedModel(weights, rest, start.skeleton, start.manifest(metrics))
     content = encode_model(model)
     write_atomic(folder.model, content)
-    return _report(model, content, folder)
+    report = _report(model, content, folder)
+    kept = (report["kept"]["total"], report["kept"]["weights"])
+    conclude(config, folder.path, Results(report["sizes"], report["metrics"], kept))
+    return report
 
 
-def _report(model: Any, content: bytes, folder: "RunFolder") -> dict[str, Any]:
-    from atmc_tool.files import sha256
+def sizes(model: "CompressedModel", content: bytes) -> dict[str, int]:
+    """What → bytes, of `model`, which is `content` as a file."""
     from exporters.atmc_file import describe
     from exporters.dense import dense_bytes, gzip_dense_bytes
+
+    return {
+        "dense": dense_bytes(model),
+        "gzip of the pruned dense weights": gzip_dense_bytes(model),
+        "nominal (kept · bits + codebooks)": -(-describe(content)["totals"]["nominal_bits"] // 8),
+        "model.atmc": len(content),
+    }
+
+
+def _report(model: "CompressedModel", content: bytes, folder: "RunFolder") -> dict[str, Any]:
+    from atmc_tool.files import sha256
+    from exporters.atmc_file import describe
 
     totals = describe(content)["totals"]
     kept = {
@@ -121,12 +138,7 @@ def _report(model: Any, content: bytes, folder: "RunFolder") -> dict[str, Any]:
     return {
         "run": str(folder.path),
         "model": {"path": str(folder.model), "bytes": len(content), "sha256": sha256(content)},
-        "sizes": {
-            "dense": dense_bytes(model),
-            "gzip of the pruned dense weights": gzip_dense_bytes(model),
-            "nominal (kept · bits + codebooks)": -(-totals["nominal_bits"] // 8),
-            "model.atmc": len(content),
-        },
+        "sizes": sizes(model, content),
         "kept": {**kept, "total": totals["kept"], "weights": totals["weights"], "share": totals["density"]},
         "factors": model.manifest["config"]["compress"]["factors"],
         "metrics": model.manifest["metrics"],

@@ -29,6 +29,8 @@ NEEDED = {
     "scikit-learn": "the data set digits",
     "pillow": "image folders",
     "pooch": "downloads",
+    "Jinja2": "reports",
+    "matplotlib": "reports",
 }
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 # What `export` and `verify` can't do without; the rest is needed on machines that train.

@@ -34,6 +34,7 @@ LABELS = {
     "validation_robust": "robust",
     "primal_residual": "primal",
     "dual_residual": "dual",
+    "codebook_movement": "codebooks",
     "learning_rate": "lr",
 }
 QUIET_SECONDS = 5.0  # between two lines where stderr is no terminal

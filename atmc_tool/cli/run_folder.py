@@ -6,10 +6,12 @@ from pathlib import Path
 
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.files import leftovers, remove_leftovers
+from atmc_tool.trackers import MLFLOW, MLFLOW_RUN, TENSORBOARD
 
 MODEL = "model.atmc"
 ONNX = "model.onnx"
 REPORT = "verify.json"
+RUN_REPORT = "report.html"
 WRONG_KIND = {  # what users name by mistake: suffix → what it is, what to do
     **dict.fromkeys((".pt", ".pth", ".th"), ("a trained network", "atmc-tool compress comes first")),
     ".atmc": ("a compressed network", "atmc-tool export --onnx comes first"),
@@ -40,7 +42,7 @@ class RunFolder:
 
     def own(self) -> list[Path]:
         """Everything that commands write here; `--overwrite` removes these and nothing else."""
-        names = ("metrics.jsonl", MODEL, ONNX, "model.safetensors", REPORT)
+        names = ("metrics.jsonl", MODEL, ONNX, "model.safetensors", REPORT, RUN_REPORT, TENSORBOARD, MLFLOW, MLFLOW_RUN)
         return [self.config, self.checkpoints, *(self.path / name for name in names)]
 
     def check_free(self, made: Path, *, resume: bool, overwrite: bool) -> None:

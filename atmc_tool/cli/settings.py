@@ -81,6 +81,6 @@ def _merge_budgets(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def portable(config: "Config") -> dict[str, Any]:
-    """The configuration as plain JSON for artefacts, without folders, for where a run lies decides nothing."""
-    facts: dict[str, Any] = config.model_dump(mode="json", exclude={"run": True, "data": {"dir"}})
+    """The configuration as plain JSON for artefacts, without folders and trackers, for they decide nothing."""
+    facts: dict[str, Any] = config.model_dump(mode="json", exclude={"run": True, "data": {"dir"}, "trackers": True})
     return facts

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from atmc_tool.cli.data_source import load_configured
 from atmc_tool.cli.render import note
-from atmc_tool.cli.settings import resolve
+from atmc_tool.cli.settings import portable, resolve
 from atmc_tool.cli.subject import check_fit, per_channel, versions
 from atmc_tool.config import Config, build_config, merge
 from atmc_tool.data import DataSet
@@ -47,7 +47,7 @@ class Start:
 
     def manifest(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest of the compressed network."""
-        config = self.config.model_dump(mode="json", exclude={"run": True, "train": True, "data": {"dir"}})
+        config = {key: value for key, value in portable(self.config).items() if key != "train"}
         return {
             "card": self.card.model_dump(mode="json"),
             "config": config,

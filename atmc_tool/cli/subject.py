@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from atmc_tool.checkpoint import has_checkpoint
 from atmc_tool.cli.interrupt import stop_on_interrupt
 from atmc_tool.cli.measurement import predicted_seconds
 from atmc_tool.cli.render import note, training_progress
+from atmc_tool.cli.report import report_at_end
 from atmc_tool.cli.run_folder import RunFolder
 from atmc_tool.cli.settings import portable
 from atmc_tool.compute import select_compute
@@ -23,10 +25,13 @@ from atmc_tool.errors import InputError, UsageError
 from atmc_tool.files import sha256, write_atomic
 from atmc_tool.methods.method import Method
 from atmc_tool.threat_model import ThreatModel
-from atmc_tool.training import train
+from atmc_tool.trackers import check_installed, track_result, tracked
+from atmc_tool.training import Event, train
 from atmc_tool.training_step import Setup
+from evaluators.report.run_report import Results
 
 MOST_FOR_MEASURING = 0.8  # of a time limit
+ACCURACIES = ("clean_accuracy", "robust_accuracy")
 VERSIONED = ("torch", "numpy", "onnx", "onnxscript")
 
 
@@ -127,6 +132,7 @@ def run_training(
 
     `inputs` are digests of what the run starts from.
     """
+    check_installed(config.trackers)
     schedule = config.train if section == "train" else config.compress
     digest = resume_digest(config, section, data=setup.data.digest, **inputs)
     limit = schedule.time_limit
@@ -141,8 +147,14 @@ def run_training(
         write_atomic(folder.config, to_yaml(config).encode())
     with (
         stop_on_interrupt() as stop,
-        training_progress(section, seconds) as report,
+        training_progress(section, seconds) as show,
+        tracked(config.trackers, folder.path, portable(config), note) as track,
     ):
+
+        def report(event: Event) -> None:
+            show(event)
+            track(event)
+
         train(
             setup,
             method,
@@ -155,6 +167,15 @@ def run_training(
             report=report,
             stop=stop,
         )
+
+
+def conclude(config: Config, path: Path, results: Results) -> None:
+    """Give what the finished run in folder `path` has made to its trackers, and write its report."""
+    numbers: dict[str, float] = {f"bytes_{what.split()[0]}": n for what, n in results.sizes.items()}
+    for which, facts in results.accuracies.items():
+        numbers |= {f"test_{which}_{key}": facts[key] for key in ACCURACIES if key in facts}
+    track_result(config.trackers, path, portable(config), numbers, note)
+    report_at_end(path, results)
 
 
 def versions() -> dict[str, str]:

@@ -62,7 +62,8 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
 
     from atmc_tool.cli.data_source import load_configured
     from atmc_tool.cli.measurement import measure
-    from atmc_tool.cli.subject import check_fit, per_channel, run_training, training_setup
+    from atmc_tool.cli.report import trained_results
+    from atmc_tool.cli.subject import check_fit, conclude, per_channel, run_training, training_setup
     from atmc_tool.devices import select_device
     from atmc_tool.files import remove_leftovers
     from atmc_tool.methods.dense import Dense
@@ -99,6 +100,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     )
     remove_leftovers(output.parent, output.name)
     write_model(output, state, card)
+    conclude(config, folder.path, trained_results(output, card))
     return card
 
 

@@ -76,22 +76,22 @@ def look(path: Path) -> View:
     """The run in folder `path` as it is now."""
     from atmc_tool.metrics import METRICS, read_metrics
 
-    return View(path, tuple(read_metrics(path / METRICS)), _finished(path))
+    return View(path, tuple(read_metrics(path / METRICS)), made(path) is not None)
 
 
-def _finished(path: Path) -> bool:
-    """Whether the run's result is there: model.atmc, or beside NAME.train a NAME.pt that is newer than the run."""
+def made(path: Path) -> Path | None:
+    """The run's result where it is there: model.atmc, or beside NAME.train a NAME.pt that is newer than the run."""
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.train import SUFFIXES
 
     folder = RunFolder(path)
     if folder.model.exists():
-        return True
+        return folder.model
     if path.suffix != ".train" or not folder.config.exists():
-        return False
+        return None
     began = folder.config.stat().st_mtime_ns
-    made = [path.with_suffix(suffix) for suffix in SUFFIXES]
-    return any(file.exists() and file.stat().st_mtime_ns >= began for file in made)
+    files = [path.with_suffix(suffix) for suffix in SUFFIXES]
+    return next((file for file in files if file.exists() and file.stat().st_mtime_ns >= began), None)
 
 
 def _facts(view: View) -> dict[str, Any]:

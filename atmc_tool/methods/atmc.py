@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from atmc_tool import admm
 from atmc_tool.budget import Budget, compressible, kept_for_bytes
-from atmc_tool.codebooks import quantize
+from atmc_tool.codebooks import movement, quantize
 from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.factors import factorize, materialize, to_compressed
@@ -50,6 +50,7 @@ class Atmc:
         self._before = [t.clone() for t in self._auxiliaries]
         self._duals = [torch.zeros_like(t) for t in self._auxiliaries]
         self._centres: list[Tensor | None] = [None] * len(self._flat)
+        self._centres_before = list(self._centres)
 
     @property
     def kept(self) -> int:
@@ -112,6 +113,7 @@ class Atmc:
     def _update_auxiliaries(self) -> None:
         assert self._config.bits is not None
         self._before = self._auxiliaries
+        self._centres_before = list(self._centres)
         self._auxiliaries = []
         for i, (tensor, mask) in enumerate(zip(self._flat, self._masks, strict=True)):
             z, self._centres[i] = quantize(
@@ -190,12 +192,16 @@ class Atmc:
         for factors in self._factors.values():
             for factor in factors:
                 kept[factor] += int(next(masks).sum())
-        result: dict[str, float] = {"kept": sum(kept.values())}
+        total = sum(kept.values())
+        result: dict[str, float] = {"kept": total, "density": total / self._n_weights}
         if self._config.factors == "uvc":
             result |= {f"kept_{name}": n for name, n in kept.items()}
         if self._quantizing and self._config.bits is not None:
             primal, dual = admm.residuals(self._flat, self._auxiliaries, self._before, self._config.rho)
             result |= {"primal_residual": primal, "dual_residual": dual}
+            moved = movement(self._centres, self._centres_before)
+            if moved is not None:
+                result["codebook_movement"] = moved
         return result
 
     def state(self) -> dict[str, Any]:
@@ -206,6 +212,7 @@ class Atmc:
             "before": self._before,
             "duals": self._duals,
             "centres": self._centres,
+            "centres_before": self._centres_before,
             "kept": self._kept,
             "quantizing": self._quantizing,
         }
@@ -219,6 +226,8 @@ class Atmc:
         self._auxiliaries = [t.to(device) for t in state["auxiliaries"]]
         self._before = [t.to(device) for t in state["before"]]
         self._duals = [t.to(device) for t in state["duals"]]
-        self._centres = [None if t is None else t.to(device) for t in state["centres"]]
+        self._centres, self._centres_before = (
+            [None if t is None else t.to(device) for t in state[key]] for key in ("centres", "centres_before")
+        )
         self._kept = state["kept"]
         self._quantizing = state["quantizing"]
