@@ -5,12 +5,18 @@ TORCHELASTIC_RESTART_COUNT above 0.
 """
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
     from atmc_tool.distributed import Ranks
+
+POLL_SECONDS = 0.01
 
 
 def _number(name: str, default: int) -> int:
@@ -35,12 +41,43 @@ def joined() -> Iterator["Ranks"]:
     import torch
     import torch.distributed as dist
 
+    rank = _number("RANK", 0)
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        store=dist.PrefixStore(_new_name(store, rank, size), store),  # type: ignore[attr-defined]
+        rank=rank,
+        world_size=size,
+    )
     try:
-        yield Ranks(_number("RANK", 0), size, _number("LOCAL_RANK", 0))
+        yield Ranks(rank, size, _number("LOCAL_RANK", 0))
     finally:
         dist.destroy_process_group()
+
+
+def _new_name(store: "Store", rank: int, size: int) -> str:
+    """A name that all processes of this start know, and none of an earlier start.
+
+    The store is torchrun's and outlives a restart. What ended processes left in it, such as their addresses, must not
+    be found again (torch 2.13 would connect to them). The count of restarts is no such name: it may differ between
+    machines. So the first process answers whom it hears, until all have thanked it for the name that it gave out.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"atmc/hello/{rank}", own)
+        name = store.get(f"atmc/answer/{own}").decode()
+        store.set(f"atmc/thanks/{name}/{rank}", "")
+        return name
+    waiting = set(range(1, size))
+    while waiting:
+        for other in tuple(waiting):
+            if store.check([f"atmc/thanks/{own}/{other}"]):
+                waiting.remove(other)
+            elif store.check([f"atmc/hello/{other}"]):
+                store.set(f"atmc/answer/{store.get(f'atmc/hello/{other}').decode()}", own)
+        time.sleep(POLL_SECONDS)
+    return own
 
 
 def restarted(ranks: "Ranks") -> bool:
