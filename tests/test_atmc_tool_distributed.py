@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,9 +199,16 @@ def test_interrupted_at_the_same_step_and_resumed_on_one(cli: Cli, folder: Path)
         "saving a checkpoint … press Ctrl-C again to stop at once",
         "error: interrupted. Hint: the state is saved; go on with --resume",
     ]
+    stopped = max(int(path.stem.removeprefix("step-")) for path in (folder / "two" / "checkpoints").iterdir())
+    assert 5 <= stopped < 200
+    assert max(line["step"] for line in [{"step": 0}, *lines(folder / "two" / "metrics.jsonl")]) <= stopped
     resumed = cli("compress model.pt --resume -q -o two --json", folder)
     assert resumed.code == 0, resumed.err
-    assert_close(folder, json.loads(cli(f"{long} -q -o one --json", folder).out), json.loads(resumed.out))
+    here, there = json.loads(cli(f"{long} -q -o one --json", folder).out), json.loads(resumed.out)
+    assert here["kept"]["total"] == there["kept"]["total"]
+    for key in ("clean_accuracy", "robust_accuracy"):  # after 200 steps rounding shows
+        assert here["metrics"]["compressed"][key] == pytest.approx(there["metrics"]["compressed"][key], abs=0.1)
+    assert [line["step"] for line in lines(folder / "two" / "metrics.jsonl")] == [*range(19, 200, 19), 200]
 
 
 @pytest.mark.slow
@@ -215,3 +223,16 @@ def test_a_mistake_is_said_once(folder: Path) -> None:
     process = torchrun(f"-m atmc_tool {LINE} --set compress.batch_size=2", folder, "--nproc-per-node", "3")
     _, errors = process.communicate(timeout=300)
     assert own_lines(errors) == ["error: more processes than images in a batch: expected at most 2, got 3"]
+
+
+@pytest.mark.slow
+def test_two_processes_verify_what_one_verifies(digits_run: Path, cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(digits_run, tmp_path, dirs_exist_ok=True)
+    alone = json.loads(cli("verify --json -o one", tmp_path).out)
+    process = torchrun("-m atmc_tool verify --json -o two", tmp_path)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    together = json.loads(out)
+    assert together == json.loads((tmp_path / "two" / "verify.json").read_text())
+    for key in ("clean", "robust", "attacks", "settings", "images"):
+        assert together[key] == alone[key]

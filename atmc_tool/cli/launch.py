@@ -1,4 +1,4 @@
-"""What torchrun says to the processes that it starts, and how they join. Imports no torch where there is one process.
+"""What torchrun says to the processes that it starts, and how they join.
 
 torchrun gives each of its processes RANK, LOCAL_RANK and WORLD_SIZE, and from the second start on after a failure a
 TORCHELASTIC_RESTART_COUNT above 0.
@@ -29,19 +29,28 @@ def is_first() -> bool:
     return _number("RANK", 0) == 0
 
 
+def several() -> bool:
+    """Whether torchrun started more than one process."""
+    return _number("WORLD_SIZE", 1) > 1
+
+
+def threads() -> int | None:
+    """Threads for this process: its part of the machine's processors; None where it is alone."""
+    return max(1, (os.cpu_count() or 1) // _number("LOCAL_WORLD_SIZE", 1)) if several() else None
+
+
 @contextmanager
 def joined() -> Iterator["Ranks"]:
     """The processes that torchrun started, joined until the end; one that is alone joins nothing."""
     from atmc_tool.distributed import Ranks
 
-    size = _number("WORLD_SIZE", 1)
-    if size == 1:
+    if not several():
         yield Ranks()
         return
     import torch
     import torch.distributed as dist
 
-    rank = _number("RANK", 0)
+    rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
     cuda = torch.cuda.is_available() and dist.is_nccl_available()
     store, _, _ = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
     dist.init_process_group(
