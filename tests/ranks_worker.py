@@ -50,19 +50,19 @@ class Drifting(Dense):
             weight[5] = torch.nextafter(weight[5], torch.tensor(torch.inf))
 
 
-def run(name: str, data: DataSet, ranks: Ranks, folder: Path) -> dict[str, Tensor]:
+def run(name: str, data: DataSet, ranks: Ranks, folder: Path, micro_batch: int | None = None) -> dict[str, Tensor]:
     """The tensors that training `name` would ship."""
-    net = network(batch_norm=name != "in parts")  # which would see other parts
-    compute, schedule = Compute(), ScheduleConfig(**SHORT)
+    net = network(batch_norm=name not in ("in parts", "plain"))  # which would see other parts
+    compute, schedule = Compute(micro_batch=micro_batch), ScheduleConfig(**SHORT)
     method: Method
     if name in ("dense", "in parts"):
-        compute = replace(compute, micro_batch=20 if name == "in parts" else None)
+        compute = replace(compute, micro_batch=20) if name == "in parts" else compute
         method = Dense(net, TrainConfig(**SHORT, average=0.5))
     elif name == "drifting":
         method = Drifting(net, TrainConfig(**SHORT))
         method.rank = ranks.rank
     else:
-        schedule = {"latent": CompressConfig(**SHORT), "hard": HARD, "diverging": DIVERGING}[name]
+        schedule = {"hard": HARD, "diverging": DIVERGING}.get(name, CompressConfig(**SHORT))
         assert isinstance(schedule, CompressConfig)
         method = Atmc(net, schedule, Budget(KEPT))
     threat_model = parse_threat_model("0.1")
@@ -79,7 +79,8 @@ def main() -> None:
     data = load_data("digits")
     with joined() as ranks:
         results: dict[str, object] = {
-            name: run(name, data, ranks, folder) for name in ("dense", "in parts", "latent", "hard", "diverging")
+            name: run(name, data, ranks, folder)
+            for name in ("dense", "in parts", "latent", "plain", "hard", "diverging")
         }
         try:
             run("drifting", data, ranks, folder)

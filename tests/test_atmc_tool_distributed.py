@@ -114,6 +114,13 @@ def test_two_ranks_train_what_one_trains(name: str, shared: tuple[Path, list[dic
         assert {key: value for key, value in here.items() if key != "seconds"} == pytest.approx(there, rel=1e-3)
 
 
+def test_two_ranks_have_the_bits_of_one_with_batches_in_two_parts(
+    shared: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    alone = run("plain", load_data("digits"), Ranks(), tmp_path, micro_batch=33)
+    assert all(torch.equal(tensor, shared[1][0]["plain"][name]) for name, tensor in alone.items())
+
+
 def test_checkpoints_do_not_say_how_many_ranks_there_were(
     shared: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
@@ -153,6 +160,7 @@ def test_a_run_goes_on_after_a_rank_was_killed(victim: int, cli: Cli, folder: Pa
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "exitcode: -9" in errors, "too late"
+    assert "failed to connect" not in errors, "to the address of a process that has ended"
     assert [line for line in own_lines(errors) if not line.startswith("error: another process")] == []
     assert_close(folder, json.loads(cli(f"{LINE} -o one --json", folder).out), json.loads(out))
     assert sorted(path.name for path in (folder / "two").iterdir()) == sorted(
@@ -201,7 +209,6 @@ def test_interrupted_at_the_same_step_and_resumed_on_one(cli: Cli, folder: Path)
     ]
     stopped = max(int(path.stem.removeprefix("step-")) for path in (folder / "two" / "checkpoints").iterdir())
     assert 5 <= stopped < 200
-    assert max(line["step"] for line in [{"step": 0}, *lines(folder / "two" / "metrics.jsonl")]) <= stopped
     resumed = cli("compress model.pt --resume -q -o two --json", folder)
     assert resumed.code == 0, resumed.err
     here, there = json.loads(cli(f"{long} -q -o one --json", folder).out), json.loads(resumed.out)
