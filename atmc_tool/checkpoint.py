@@ -47,8 +47,10 @@ def drop_checkpoints(folder: Path, after: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, or None where there is none; what a killed write left there is removed.
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, on the CPU, or None where there is none.
+
+    What a killed write left there is removed.
 
     Raises:
         InputError: there are checkpoints and none is whole.
@@ -60,7 +62,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
         if sha256(content[64:]).encode() != content[:64]:
             continue
         try:
-            state: dict[str, Any] = torch.load(io.BytesIO(content[64:]), map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(io.BytesIO(content[64:]), map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError):
             continue
         return state

@@ -21,6 +21,7 @@ from atmc_tool.errors import AtmcError, InputError, InterruptedRunError
 from atmc_tool.methods.method import Method
 from atmc_tool.metrics import METRICS, append_metrics, trim_metrics
 from atmc_tool.stability import MAX_ROLLBACKS, Collapse, all_finite
+from atmc_tool.synced_batch_norm import synced_batch_norm
 from atmc_tool.training_step import Setup, loss_and_gradients
 from atmc_tool.validation import validate
 
@@ -72,6 +73,9 @@ def train(
     A loss or weights that are no longer finite are found at the end of the epoch. The run then goes back to the end of
     the last epoch that was sound, with half the learning rate.
 
+    With several ranks every one calls this alike. Only the first reads and writes in `folder`; `report` is called on
+    all.
+
     Args:
         digest: of everything that must be equal for a checkpoint to be resumed.
         select: ship the epoch with the best validation accuracy (robust, or clean in natural training) instead of
@@ -82,9 +86,10 @@ def train(
     Raises:
         InterruptedRunError: `stop` said so; the state is saved.
         InputError: there is no checkpoint to resume, or it is of another configuration.
-        AtmcError: it diverged, also after every rollback.
+        AtmcError: it diverged, also after every rollback; or the ranks' states are no longer equal.
     """
-    _Loop(setup, method, schedule, folder, digest, select, time_limit, report, stop).run(resume=resume)
+    with synced_batch_norm(setup.network, setup.ranks):
+        _Loop(setup, method, schedule, folder, digest, select, time_limit, report, stop).run(resume=resume)
 
 
 @dataclass
@@ -196,9 +201,8 @@ class _Loop:
     def _end_epoch(self, epoch: int) -> None:
         steps = (self.step - 1) % self.per_epoch + 1
         setup, method = self.setup, self.method
-        if not setup.ranks.equal([*method.parameters(), *self._float_buffers()]):
+        if not setup.ranks.equal([method.parameters(), method.state(), setup.network.state_dict()]):
             raise AtmcError("the processes of this run have come apart", hint="go on with --resume")
-        self._gather_loss()
         accuracy = validate(setup, method.shipped(self.progress()), *self.validation, self.schedule.batch_size)
         metrics = {"loss": float(self.loss_sum) / steps, **accuracy, **method.metrics()}
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
@@ -213,12 +217,6 @@ class _Loop:
         if warning := self.collapse.observe(metrics):
             self._write_metrics(epoch, {"warning": warning})
             self._report("warning", {}, warning)
-
-    def _gather_loss(self) -> None:
-        """The first rank's `loss_sum` becomes that of all ranks."""
-        self.setup.ranks.add_up([self.loss_sum])
-        if not self.setup.ranks.first:
-            self.loss_sum.zero_()
 
     def _write_metrics(self, epoch: int, facts: Mapping[str, Any]) -> None:
         if not self.setup.ranks.first:
@@ -246,7 +244,7 @@ class _Loop:
         folder, seconds = self.folder / "checkpoints", self.seconds
         if self.setup.ranks.first:
             drop_checkpoints(folder, self.sound)
-        state = self.setup.ranks.from_first(lambda: load_checkpoint(folder, self.setup.device))
+        state = self.setup.ranks.from_first(lambda: load_checkpoint(folder))
         if state is None:
             raise AtmcError(f"{what}, and the checkpoint to go back to is gone", hint="start again with --overwrite")
         self._restore(state)
@@ -270,7 +268,6 @@ class _Loop:
         self.report(Event(kind, self.step, self.steps, epoch, epochs, self.seconds, metrics, text))
 
     def _save(self) -> None:
-        self._gather_loss()
         if not self.setup.ranks.first:
             return
         state = {
@@ -290,7 +287,7 @@ class _Loop:
 
     def _load(self) -> None:
         folder = self.folder / "checkpoints"
-        state = self.setup.ranks.from_first(lambda: load_checkpoint(folder, self.setup.device))
+        state = self.setup.ranks.from_first(lambda: load_checkpoint(folder))
         if state is None:
             raise InputError(f"nothing to resume in {self.folder}", expected="a checkpoint", hint="leave --resume out")
         if state["digest"] != self.digest:
@@ -305,7 +302,7 @@ class _Loop:
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.sound, self.rollbacks, self.collapse = state["sound"], state["rollbacks"], Collapse(**state["collapse"])
-        self.loss_sum.fill_(float(state["loss_sum"]) if self.setup.ranks.first else 0.0)
+        self.loss_sum.fill_(float(state["loss_sum"]))
         self.setup.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state(state["method"])

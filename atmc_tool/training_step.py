@@ -66,21 +66,19 @@ def loss_and_gradients(
 
     L = (1/N) Σ_i w·CE(f(x_i), y_i) + (1 − w)·CE(f(x'_i), y_i) with w = `clean_weight` and x' from PGD within `eps`
     (0: no attack). The sum runs over the ranks' shares and within a share over micro-batches, so that the result does
-    not depend on them, but for rounding and, with micro-batches, for the statistics of batch norm.
+    not depend on them, but for rounding, for dropout and, with micro-batches, for the statistics of batch norm.
 
     weights: name → tensor; detached here, so one backward pass through what made them serves all micro-batches
     images:  float32 (N, C, H, W), the whole batch on every rank; labels int64 (N,)
-    Returns: the loss of this rank's share (the shares' losses add up to L), gradients added up over the ranks
+    Returns: L and the gradients, the same bits on every rank
     """
-    share, total = setup.ranks.share(len(images)), len(images)
+    total = len(images)
     # random numbers for the whole batch on every rank: the same ones whatever the number of ranks
     noise = torch.empty_like(images).uniform_(-1, 1) if eps else None
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     named: dict[str, Tensor] = {}
     loss_sum = torch.zeros((), device=images.device)
-    size = setup.compute.micro_batch or total
-    for start in range(share.start, share.stop, size):
-        part = slice(start, min(start + size, share.stop))
+    for part in setup.ranks.parts(total, setup.compute.micro_batch):
         x, y, adversarial = images[part], labels[part], None
         if noise is not None:
             attack = setup.attack
@@ -95,5 +93,5 @@ def loss_and_gradients(
             if gradient is not None:
                 named[name] = named[name].add_(gradient) if name in named else gradient
         loss_sum += loss.detach()
-    setup.ranks.add_up(list(named.values()))
+    setup.ranks.add_up([loss_sum, *named.values()])
     return loss_sum, named

@@ -28,6 +28,8 @@ def validate(
     for part, answers in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
         noise = torch.empty(part.shape, device=part.device).uniform_(-1, 1)
         share = setup.ranks.share(len(part))
+        if share.start == share.stop:
+            continue
         clean, answers = to_floats(part[share]), answers[share]
         fed = [clean]
         if setup.threat_model is not None:

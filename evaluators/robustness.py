@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from atmc_tool.attacks.classifier import Classifier, Loss
 from atmc_tool.attacks.pgd import default_step_size
 from atmc_tool.attacks.square import square
-from atmc_tool.attacks.worst_case import WorstCase, excess, worst_case
+from atmc_tool.attacks.worst_case import excess
 from atmc_tool.errors import AtmcError, UsageError
 from evaluators.accuracy import Floats, Labels
+from evaluators.spread import Alone, Spread, spread_worst_case
 from evaluators.statistics import Proportion
 
 StageProgress = Callable[[str, int, int], None]
@@ -111,14 +112,19 @@ def attack(
     eps: float,
     settings: AttackSettings,
     progress: StageProgress | None = None,
+    spread: Spread | None = None,
 ) -> Robustness:
-    """Attack images (n, C, H, W) by PGD on two losses and by Square; each attack starts from all of its images."""
+    """Attack images (n, C, H, W) by PGD on two losses and by Square; each attack starts from all of its images.
+
+    With `spread` each process runs PGD on its share of the images, and every one gets the same result.
+    """
+    spread = spread or Alone()
     white_box: tuple[AttackResult, ...] = ()
     no_gradient = ""
     try:
         white_box = (
-            _pgd(classifier, images, labels, eps, settings, "cross_entropy", settings.restarts, progress),
-            _pgd(classifier, images, labels, eps, settings, "margin", 1, progress),
+            _pgd(classifier, images, labels, eps, settings, "cross_entropy", settings.restarts, progress, spread),
+            _pgd(classifier, images, labels, eps, settings, "margin", 1, progress, spread),
         )
     except AtmcError as error:
         no_gradient = str(error)
@@ -142,10 +148,12 @@ def _pgd(
     loss: Loss,
     restarts: int,
     progress: StageProgress | None,
+    spread: Spread,
 ) -> AttackResult:
     name = f"pgd-{settings.steps} {loss.replace('_', '-')}"
     step_size = default_step_size(eps, settings.steps) if settings.step_size is None else settings.step_size
-    result: WorstCase = worst_case(
+    result = spread_worst_case(
+        spread,
         classifier,
         images,
         labels,

@@ -26,6 +26,7 @@ from evaluators.gate import Check, Verdict, at_least, check_judged, drop, judge,
 from evaluators.parity import ExpectedWeights, parity
 from evaluators.policy import Policy
 from evaluators.robustness import AttackSettings, Robustness, StageProgress, attack
+from evaluators.spread import Spread
 from evaluators.statistics import Proportion
 
 ATTACK_CHECKS = ("white-box", "perturbations", "recomputed", "white-box-strongest", "gradients", "large-eps")
@@ -94,6 +95,7 @@ def verify(
     recorded: Mapping[str, Any] | None = None,
     split: str = "test",
     progress: StageProgress | None = None,
+    spread: Spread | None = None,
 ) -> Verification:
     """Measure the classifier on images (n, C, H, W), uint8, or float in [0, 1], and judge it by the policy.
 
@@ -103,6 +105,7 @@ def verify(
                      parity is listed as not applied
     recorded:        `metrics.compressed` of the manifest: accuracies and how they were measured
     progress:        called with (what is measured, done, total)
+    spread:          several processes, each of which calls this alike; PGD's images are spread over them
 
     Raises:
         InputError: images or labels are not what they must be.
@@ -122,7 +125,7 @@ def verify(
             )
         clean = accuracy(logits, targets)
         checks.append(check_determinism(classifier, floats[:DETERMINISM_IMAGES]))
-        robustness = attack(classifier, floats, targets, threat_model.eps, settings, progress)
+        robustness = attack(classifier, floats, targets, threat_model.eps, settings, progress, spread)
         checks += _attack_checks(classifier, make_classifier(), floats, targets, robustness, threat_model.eps, settings)
     else:
         checks += [Check(name, None, "the outputs are no logits") for name in ("determinism", *ATTACK_CHECKS)]

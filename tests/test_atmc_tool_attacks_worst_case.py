@@ -64,6 +64,8 @@ def test_monotone_in_restarts_losses_and_independent_of_batches(
     np.testing.assert_array_equal(small, robust[2])
     half = worst_case(classifier, images[:150], labels[:150], 0.06, steps=3, restarts=4).robust
     np.testing.assert_array_equal(half, robust[2][:150])
+    rest = worst_case(classifier, images[150:], labels[150:], 0.06, steps=3, restarts=4, first_index=150).robust
+    np.testing.assert_array_equal(rest, robust[2][150:])
 
 
 def test_equals_a_plain_loop_over_restarts(held_out: tuple[Mlp, np.ndarray, np.ndarray]) -> None:

@@ -10,21 +10,19 @@ from atmc_tool.checkpoint import load_checkpoint, save_checkpoint
 from atmc_tool.errors import InputError
 from atmc_tool.files import leftovers
 
-CPU = torch.device("cpu")
-
 
 def test_round_trip_and_only_the_last_two_stay(tmp_path: Path) -> None:
     for step in (9, 10, 11):
         save_checkpoint(tmp_path, step, {"step": step, "tensors": [torch.full((3,), float(step))]})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10.ckpt", "step-11.ckpt"]
-    state = load_checkpoint(tmp_path, CPU)
+    state = load_checkpoint(tmp_path)
     assert state is not None
     assert state["step"] == 11
     assert torch.equal(state["tensors"][0], torch.full((3,), 11.0))
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path, CPU) is None
+    assert load_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", None])
@@ -35,18 +33,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(bytes(content) if damage is None else damage)
-    state = load_checkpoint(tmp_path, CPU)
+    state = load_checkpoint(tmp_path)
     assert state is not None
     assert state["step"] == 1
     (tmp_path / "step-1.ckpt").write_bytes(b"")
     with pytest.raises(InputError, match=r"no checkpoint .* is whole"):
-        load_checkpoint(tmp_path, CPU)
+        load_checkpoint(tmp_path)
 
 
 def test_a_half_written_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, {"step": 1})
     (tmp_path / ".step-2.ckpt.abc").write_bytes(b"half")
-    state = load_checkpoint(tmp_path, CPU)
+    state = load_checkpoint(tmp_path)
     assert state is not None
     assert state["step"] == 1
 
@@ -60,7 +58,7 @@ def test_what_killed_writes_left_is_removed(tmp_path: Path) -> None:
     assert killed.returncode == -9
     assert len(leftovers(tmp_path)) == 1
     (tmp_path / ".mine.tmp").touch()
-    state = load_checkpoint(tmp_path, CPU)
+    state = load_checkpoint(tmp_path)
     assert state is not None
     assert state["step"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "step-1.ckpt"]

@@ -5,9 +5,11 @@ import hashlib
 import http.server
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,12 @@ from atmc_tool.errors import InputError
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments: object) -> None:
         """Say nothing on stderr."""
+
+    def do_GET(self) -> None:
+        time.sleep(0.1)  # so that another one who asks does so meanwhile
+        with Path(self.directory, "asked").open("a") as file:
+            file.write(f"{self.path}\n")
+        super().do_GET()
 
 
 @pytest.fixture
@@ -65,6 +73,20 @@ def test_a_download_is_checked_and_kept(
     (folder / "a.gz").unlink()
     assert fetch("mnist", ["a.gz"], wanted=None, url=url) == found
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+@pytest.mark.usefixtures("cache")
+def test_who_comes_meanwhile_waits_instead_of_downloading(
+    served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, url = served
+    (folder / "a.gz").write_bytes(b"content")
+    monkeypatch.setitem(download.SHA256, "mnist", {"a.gz": hashlib.sha256(b"content").hexdigest()})
+    with ThreadPoolExecutor() as pool:
+        found = [pool.submit(fetch, "mnist", ["a.gz"], wanted=None, url=url) for _ in range(3)]
+    assert all((path.result() / "a.gz").read_bytes() == b"content" for path in found)
+    assert (folder / "asked").read_text() == "/a.gz\n"
 
 
 def test_other_content_is_refused_and_not_kept(cache: Path, served: tuple[Path, str]) -> None:

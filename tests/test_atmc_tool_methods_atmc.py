@@ -70,7 +70,7 @@ def test_it_survives_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     for number in (1, 2, 4, 5):
         step(atmc, QUANTIZING, number)
     save_checkpoint(tmp_path, 5, {"method": atmc.state()})
-    state = load_checkpoint(tmp_path, torch.device("cpu"))
+    state = load_checkpoint(tmp_path)
     assert state is not None
     resumed.load_state(state["method"])
     assert "codebook_movement" in resumed.metrics()

@@ -10,6 +10,7 @@ from atmc_tool.budget import Budget
 from atmc_tool.config import AttackConfig, CompressConfig, ScheduleConfig, TrainConfig
 from atmc_tool.data import DataSet, load_data
 from atmc_tool.devices import select_device
+from atmc_tool.distributed import Ranks
 from atmc_tool.errors import InputError, InterruptedRunError, MissingEnvironmentError
 from atmc_tool.methods.atmc import Atmc
 from atmc_tool.methods.dense import Dense
@@ -193,7 +194,7 @@ def test_planned_steps() -> None:
 
 
 def test_devices() -> None:
-    assert select_device("cpu").type == "cpu"
+    assert select_device("cpu", Ranks()).type == "cpu"
     for text in ("cuda:7", "meta", "gpu"):
         with pytest.raises(MissingEnvironmentError, match="device"):
-            select_device(text)
+            select_device(text, Ranks())

@@ -69,6 +69,7 @@ def worst_case(
     losses: Sequence[Loss] = ("cross_entropy",),
     random_start: bool = True,
     seed: int = 0,
+    first_index: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
 ) -> WorstCase:
@@ -76,6 +77,7 @@ def worst_case(
 
     images:    float32 (n, C, H, W) in [0, 1], n ≥ 1; labels int64 (n,)
     step_size: None for 2.5·eps/steps
+    first_index: number of images[0] in the set that they are a part of; parts then get the noise of the whole set
     progress:  called with (attempts done, attempts in all), an attempt being one sample from one start
 
     With torch, call it under `torch.no_grad()`: only the gradient with respect to the images is needed.
@@ -97,7 +99,7 @@ def worst_case(
             x, y = images[left], labels[left]
             noise = None
             if random_start:
-                starts = start_noise(seed, restart, left.tolist(), tuple(x.shape[1:]))
+                starts = start_noise(seed, restart, [first_index + i for i in left.tolist()], tuple(x.shape[1:]))
                 noise = xp.asarray(starts, device=device(x))
             size = default_step_size(eps, steps) if step_size is None else step_size
             attacked = pgd(classifier, x, y, eps, steps=steps, step_size=size, noise=noise, loss=loss)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from atmc_tool import __version__
+from atmc_tool.cli.launch import is_first
 from atmc_tool.errors import AtmcError, MissingEnvironmentError
 
 COMMANDS = ("train", "compress", "export", "verify", "inspect", "watch", "report", "doctor", "quickstart")
@@ -77,18 +78,21 @@ def _run(arguments: list[str]) -> int:
         return _fail(str(error), error.exit_code, _wants_traceback(arguments))
     except ModuleNotFoundError as error:
         message = f"the package {error.name} is not installed. Hint: atmc-tool doctor shows what is missing"
-        return _fail(message, MissingEnvironmentError.exit_code, _wants_traceback(arguments))
+        return _fail(message, MissingEnvironmentError.exit_code, _wants_traceback(arguments), own=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        return _fail(str(error), 1, _wants_traceback(arguments))
+        return _fail(str(error), 1, _wants_traceback(arguments), own=True)
     except Exception as error:
         hint = "" if _wants_traceback(arguments) else ". Hint: ATMC_DEBUG=1 shows the traceback; please report it"
-        return _fail(f"internal: {type(error).__name__}: {error}{hint}", 1, _wants_traceback(arguments))
+        return _fail(f"internal: {type(error).__name__}: {error}{hint}", 1, _wants_traceback(arguments), own=True)
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, code: int, with_traceback: bool = False) -> int:
+def _fail(message: str, code: int, with_traceback: bool = False, *, own: bool = False) -> int:
+    """Say what failed. Of several processes of one run only the first does, but for what is an `own` error of one."""
+    if not (own or is_first()):
+        return code
     if with_traceback:
         traceback.print_exc()
     click.echo(f"error: {' '.join(message.split())}", err=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.start import Start
     from atmc_tool.compressed import CompressedModel
+    from atmc_tool.distributed import Ranks
 
 
 @click.command("compress", epilog="Example: atmc-tool compress model.pt --keep 0.05 --bits 4")
@@ -51,30 +52,51 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
 
     What the file knows (network, data, threat model) need not be said again. Ctrl-C saves the state.
     """
+    from atmc_tool.cli.launch import joined, restarted
+
+    with joined() as ranks:
+        ranks.together(lambda: _check_there(model))
+        from atmc_tool.cli.feasibility import check_feasible
+        from atmc_tool.cli.run_folder import RunFolder
+        from atmc_tool.cli.settings import resolve
+        from atmc_tool.cli.start import read_start, warn_of_missing_rules
+        from atmc_tool.config import read_yaml, to_yaml
+        from atmc_tool.devices import select_device
+
+        folder = RunFolder(resolve().run)
+
+        def check_free() -> None:
+            if not dry_run:
+                folder.check_free(folder.model, resume=resume, overwrite=overwrite)
+
+        again = restarted(ranks) and not resume
+        if not again:
+            ranks.from_first(check_free)
+        recorded = ranks.from_first(lambda: read_yaml(folder.config)) if resume else {}
+        start = ranks.together(lambda: read_start(model, recorded, trust_pickle))
+        ranks.together(lambda: select_device(start.config.device, ranks))
+        if again:  # a run that was begun goes on
+            resume = ranks.from_first(lambda: folder.was_begun_with(to_yaml(start.config)))
+        if again and not resume:
+            ranks.from_first(check_free)
+        warn_of_missing_rules(start.skeleton)
+        feasibility = check_feasible(start)
+        report = None if dry_run else _compress(start, feasibility, folder, ranks, resume)
+        if dry_run and ranks.first:
+            _show_plan(feasibility, as_json)
+    if report is not None:
+        _show(report, as_json)
+
+
+def _check_there(model: Path) -> None:
     if not model.is_file():
         raise InputError(f"{model} is not there", expected="a trained network", hint="make one with atmc-tool train")
-    from atmc_tool.cli.feasibility import check_feasible
-    from atmc_tool.cli.run_folder import RunFolder
-    from atmc_tool.cli.settings import resolve
-    from atmc_tool.cli.start import read_start, warn_of_missing_rules
-    from atmc_tool.config import read_yaml
-    from atmc_tool.devices import select_device
-
-    folder = RunFolder(resolve().run)
-    if not dry_run:
-        folder.check_free(folder.model, resume=resume, overwrite=overwrite)
-    start = read_start(model, read_yaml(folder.config) if resume else {}, trust_pickle)
-    select_device(start.config.device)
-    warn_of_missing_rules(start.skeleton)
-    feasibility = check_feasible(start)
-    if dry_run:
-        _show_plan(feasibility, as_json)
-    else:
-        _show(_compress(start, feasibility, folder, resume), as_json)
 
 
-def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", resume: bool) -> dict[str, Any]:
-    """Train, measure, write model.atmc; what there is to report."""
+def _compress(
+    start: "Start", feasibility: "Feasibility", folder: "RunFolder", ranks: "Ranks", resume: bool
+) -> dict[str, Any] | None:
+    """Train, measure, write model.atmc; what there is to report. None on every rank but the first, which writes."""
     import torch
 
     from atmc_tool.cli.measurement import measure
@@ -88,9 +110,9 @@ def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", r
     from exporters.atmc_file import encode_model
 
     config, network, data, card = start.config, start.network, start.data, start.card
-    device = select_device(config.device)
+    device = select_device(config.device, ranks)
+    setup = training_setup(config, network, card.mean, card.std, device, data, start.threat_model, ranks)
     dense = copied(network.state_dict(), device)
-    setup = training_setup(config, network, card.mean, card.std, device, data, start.threat_model)
     method = Atmc(network, config.compress, feasibility.budget)
     run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)
     weights = method.compressed()
@@ -100,10 +122,20 @@ def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", r
     states = {"dense": dense, "compressed": shipped}
     metrics = {
         name: measure(
-            network, state, card.mean, card.std, data, start.threat_model, config.evaluation, f"the {name} network"
+            network,
+            state,
+            card.mean,
+            card.std,
+            data,
+            start.threat_model,
+            config.evaluation,
+            f"the {name} network",
+            ranks,
         )
         for name, state in states.items()
     }
+    if not ranks.first:
+        return None
     model = CompressedModel(weights, rest, start.skeleton, start.manifest(metrics))
     content = encode_model(model)
     write_atomic(folder.model, content)

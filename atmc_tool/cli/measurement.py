@@ -11,6 +11,7 @@ from atmc_tool.attacks.worst_case import worst_case
 from atmc_tool.cli.render import counted
 from atmc_tool.config import EvaluationConfig
 from atmc_tool.data import DataSet, test_subset
+from atmc_tool.distributed import Ranks
 from atmc_tool.threat_model import ThreatModel
 from atmc_tool.torch_classifier import TorchClassifier
 from atmc_tool.training_step import Setup
@@ -31,37 +32,45 @@ def measure(
     threat_model: ThreatModel | None,
     evaluation: EvaluationConfig,
     name: str,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Clean accuracy and accuracy under PGD, worst of the restarts, of `network` with the tensors of `state`.
 
-    The tensors' device is where it runs. Without a threat model only clean accuracy is measured. Progress is shown
-    under `name`.
+    The tensors' device is where it runs. Without a threat model only clean accuracy is measured. Each rank attacks its
+    share of the images. Progress is shown under `name`.
     """
     network.eval()
     chosen = test_subset(data.test, evaluation.n, SEED)
     classifier = TorchClassifier(network, state, mean, std)
     device = next(iter(state.values())).device
-    with counted(f"measuring {name}") as progress:
-        result = worst_case(
-            classifier,
-            torch.from_numpy(chosen.floats()).to(device),
-            torch.from_numpy(chosen.labels).to(device),
-            threat_model.eps if threat_model else 0.0,
-            steps=evaluation.steps,
-            restarts=evaluation.restarts if threat_model else 0,
-            seed=SEED,
-            progress=progress,
-        )
     n = len(chosen)
+    share = ranks.share(n)
+    counts = torch.zeros(2)
+    if share.start < share.stop:
+        with counted(f"measuring {name}") as progress:
+            result = worst_case(
+                classifier,
+                torch.from_numpy(chosen.floats()[share]).to(device),
+                torch.from_numpy(chosen.labels[share]).to(device),
+                threat_model.eps if threat_model else 0.0,
+                steps=evaluation.steps,
+                restarts=evaluation.restarts if threat_model else 0,
+                seed=SEED,
+                first_index=share.start,
+                progress=progress,
+            )
+        counts = torch.tensor([float(result.correct.sum()), float(result.robust.sum())])
+    ranks.add_up([counts])
+    correct, robust = counts.tolist()
     facts: dict[str, Any] = {
-        "clean_accuracy": int(result.correct.sum()) / n,
+        "clean_accuracy": correct / n,
         "n": n,
         "split": "test",
         "images_sha256": images_digest(chosen.images, chosen.labels),
     }
     if threat_model is not None:
         facts |= {
-            "robust_accuracy": int(result.robust.sum()) / n,
+            "robust_accuracy": robust / n,
             "norm": threat_model.norm,
             "eps": threat_model.text,
             "attack": "pgd",
@@ -84,5 +93,5 @@ def predicted_seconds(setup: Setup, evaluation: EvaluationConfig, networks: int)
         classifier.loss_gradient(images, labels, "cross_entropy").cpu()
         seconds = time.monotonic() - started
     attack = evaluation.restarts * (evaluation.steps + 1) if setup.threat_model else 0
-    n = min(evaluation.n, len(setup.data.test))
+    n = -(-min(evaluation.n, len(setup.data.test)) // setup.ranks.size)
     return MARGIN * networks * seconds * (attack + 1) * n / len(chosen)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from atmc_tool.cli.launch import is_first
 from atmc_tool.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -182,8 +183,8 @@ def verbosity(command: F) -> F:
 
 
 def is_quiet() -> bool:
-    """Whether `-q` was given to the running command."""
-    return bool(click.get_current_context().meta.get(f"{_META}.quiet"))
+    """Whether `-q` was given to the running command; or another process of the same run is the one that talks."""
+    return not is_first() or bool(click.get_current_context().meta.get(f"{_META}.quiet"))
 
 
 def is_verbose() -> bool:

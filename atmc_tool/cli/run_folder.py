@@ -67,6 +67,10 @@ class RunFolder:
         if there and not (resume or overwrite):
             raise UsageError(f"{self.path} is not empty", hint="--resume goes on, --overwrite replaces, -o elsewhere")
 
+    def was_begun_with(self, config: str) -> bool:
+        """Whether the run that is there has exactly this configuration, as YAML."""
+        return self.config.is_file() and self.config.read_bytes() == config.encode()
+
     def clear(self) -> None:
         """Remove what an earlier run left; files of others stay."""
         for path in self.own():

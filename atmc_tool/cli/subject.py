@@ -21,6 +21,7 @@ from atmc_tool.cli.settings import portable
 from atmc_tool.compute import select_compute
 from atmc_tool.config import Config, to_yaml
 from atmc_tool.data import DataSet
+from atmc_tool.distributed import Ranks
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.files import sha256, write_atomic
 from atmc_tool.methods.method import Method
@@ -84,12 +85,17 @@ def training_setup(
     device: torch.device,
     data: DataSet,
     threat_model: ThreatModel | None,
+    ranks: Ranks,
 ) -> Setup:
-    """What is trained on what, and how; says where that is not what the configuration asks for first."""
-    compute = select_compute(config.compute, network.to(device), data.image_shape, device)
+    """What is trained on what, and how; says where that is not what the configuration asks for first.
+
+    Every rank's `network` gets the first one's weights.
+    """
+    network.load_state_dict(ranks.from_first(network.state_dict))
+    compute = ranks.together(lambda: select_compute(config.compute, network.to(device), data.image_shape, device))
     for text in compute.notes:
         note(text)
-    return Setup(network, mean, std, device, data, threat_model, config.attack, config.seed, compute)
+    return Setup(network, mean, std, device, data, threat_model, config.attack, config.seed, compute, ranks)
 
 
 def _training_seconds(config: Config, section: str, time_limit: float, setup: Setup) -> float:
@@ -98,7 +104,8 @@ def _training_seconds(config: Config, section: str, time_limit: float, setup: Se
     Raises:
         UsageError: they leave too little for the training.
     """
-    reserve = predicted_seconds(setup, config.evaluation, networks=1 if section == "train" else 2)
+    own = predicted_seconds(setup, config.evaluation, networks=1 if section == "train" else 2)
+    reserve = max(setup.ranks.each(own))
     if reserve > MOST_FOR_MEASURING * time_limit:
         raise UsageError(
             f"a time limit of {time_limit:.0f} s is too short: the measurements at the end take about {reserve:.0f} s",
@@ -131,24 +138,27 @@ def run_training(
     A run that is to be resumed and has no checkpoint yet starts from the beginning.
 
     `inputs` are digests of what the run starts from.
+
+    Raises:
+        UsageError: more ranks than images in a batch.
+        InputError: the ranks do not train the same.
     """
     check_installed(config.trackers)
     schedule = config.train if section == "train" else config.compress
+    ranks, batch = setup.ranks, min(schedule.batch_size, len(setup.data.train))
+    if ranks.size > batch:
+        raise UsageError("more processes than images in a batch", expected=f"at most {batch}", got=ranks.size)
     digest = resume_digest(config, section, data=setup.data.digest, **inputs)
+    if len(set(ranks.each(digest))) > 1:
+        hint = "the same files, options and atmc.yaml for every process"
+        raise InputError("the processes of this run differ in their data, model or settings", hint=hint)
     limit = schedule.time_limit
     seconds = None if limit is None else _training_seconds(config, section, limit, setup)
-    if resume and not has_checkpoint(folder.checkpoints):
-        note(f"{folder.path} has no checkpoint yet: starting from the beginning")
-        resume = False
-    if resume:
-        folder.remove_leftovers()
-    else:
-        folder.clear()
-        write_atomic(folder.config, to_yaml(config).encode())
+    resume = ranks.from_first(lambda: _open(folder, config, resume))
     with (
         stop_on_interrupt() as stop,
         training_progress(section, seconds) as show,
-        tracked(config.trackers, folder.path, portable(config), note) as track,
+        tracked(config.trackers if ranks.first else (), folder.path, portable(config), note) as track,
     ):
 
         def report(event: Event) -> None:
@@ -164,7 +174,7 @@ def run_training(
             select=select,
             resume=resume,
             time_limit=seconds,
-            report=report,
+            report=report if ranks.first else lambda _: None,
             stop=stop,
         )
 
@@ -176,6 +186,19 @@ def conclude(config: Config, path: Path, results: Results) -> None:
         numbers |= {f"test_{which}_{key}": facts[key] for key in ACCURACIES if key in facts}
     track_result(config.trackers, path, portable(config), numbers, note)
     report_at_end(path, results)
+
+
+def _open(folder: RunFolder, config: Config, resume: bool) -> bool:
+    """Make `folder` ready to be written into; whether there is a checkpoint to go on from."""
+    if resume and not has_checkpoint(folder.checkpoints):
+        note(f"{folder.path} has no checkpoint yet: starting from the beginning")
+        resume = False
+    if resume:
+        folder.remove_leftovers()
+    else:
+        folder.clear()
+        write_atomic(folder.config, to_yaml(config).encode())
+    return resume
 
 
 def versions() -> dict[str, str]:

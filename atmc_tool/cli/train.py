@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.config import Config
     from atmc_tool.data import DataSet
+    from atmc_tool.distributed import Ranks
     from atmc_tool.model_card import ModelCard
     from atmc_tool.models import Architecture
 
@@ -41,23 +42,36 @@ def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
 
     Checkpoints and metrics go to a folder beside the output: model.train for model.pt. Ctrl-C saves the state.
     """
+    from atmc_tool.cli.launch import is_first, joined, restarted
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.settings import resolve
-    from atmc_tool.config import read_yaml
+    from atmc_tool.config import read_yaml, to_yaml
 
     folder = RunFolder(output.with_suffix(".train"))
     if output.suffix not in SUFFIXES:
         raise UsageError(f"can't write a network to {output}", expected="a name that ends in .pt or .safetensors")
-    folder.check_free(output, resume=resume, overwrite=overwrite)
-    if output.exists() and not (resume or overwrite):
-        raise UsageError(f"{output} exists", hint="--overwrite replaces it, -o names another file")
-    config = resolve(read_yaml(folder.config) if resume else None)
-    card = _train(config, output, folder, resume=resume)
-    _show(output, card, as_json)
+
+    def check_free() -> None:
+        folder.check_free(output, resume=resume, overwrite=overwrite)
+        if output.exists() and not (resume or overwrite):
+            raise UsageError(f"{output} exists", hint="--overwrite replaces it, -o names another file")
+
+    with joined() as ranks:
+        again = restarted(ranks) and not resume
+        if not again:
+            ranks.from_first(check_free)
+        config = resolve(ranks.from_first(lambda: read_yaml(folder.config)) if resume else None)
+        if again:  # a run that was begun goes on
+            resume = ranks.from_first(lambda: folder.was_begun_with(to_yaml(config)))
+        if again and not resume:
+            ranks.from_first(check_free)
+        card = _train(config, output, folder, ranks, resume=resume)
+    if is_first():
+        _show(output, card, as_json)
 
 
-def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool) -> "ModelCard":
-    """Train, measure, write `output`; its card."""
+def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", *, resume: bool) -> "ModelCard":
+    """Train, measure, write `output`, the first rank alone; its card."""
     import torch
 
     from atmc_tool.cli.data_source import load_configured
@@ -73,8 +87,8 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     threat_model = config.threat_model.parse()
     if threat_model is None and not config.train.natural:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1, or --natural")
-    device = select_device(config.device)
-    data = load_configured(config)
+    device = ranks.together(lambda: select_device(config.device, ranks))
+    data = ranks.together(lambda: load_configured(config))
     architecture = _architecture(config, data)
     torch.manual_seed(config.seed)
     network = architecture.build()
@@ -83,7 +97,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
     mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
     std = per_channel("model.std", config.model.std or architecture.std, channels)
     attacked = None if config.train.natural else threat_model
-    setup = training_setup(config, network, mean, std, device, data, attacked)
+    setup = training_setup(config, network, mean, std, device, data, attacked, ranks)
     run_training(config, "train", setup, Dense(network, config.train), folder, select=True, resume=resume)
     state = network.state_dict()
     card = ModelCard(
@@ -96,11 +110,12 @@ def _train(config: "Config", output: Path, folder: "RunFolder", *, resume: bool)
         data=data.name,
         eps=threat_model.text if threat_model else None,
         seed=config.seed,
-        metrics=measure(network, state, mean, std, data, threat_model, config.evaluation, "the trained network"),
+        metrics=measure(network, state, mean, std, data, threat_model, config.evaluation, "the trained network", ranks),
     )
-    remove_leftovers(output.parent, output.name)
-    write_model(output, state, card)
-    conclude(config, folder.path, trained_results(output, card))
+    if ranks.first:
+        remove_leftovers(output.parent, output.name)
+        write_model(output, state, card)
+        conclude(config, folder.path, trained_results(output, card))
     return card
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from atmc_tool.cli.options import BYTES, EPS, PATH, as_json, config_sources, dat
 from atmc_tool.errors import GateFailedError, UsageError
 
 if TYPE_CHECKING:
+    from atmc_tool.distributed import Ranks
     from evaluators.statistics import Proportion
     from evaluators.verification import Verification
 
@@ -45,29 +47,33 @@ def command(
 
     Exits with 0 where every check passes and with 5 where one fails; verify.json is written in both cases.
     """
+    from atmc_tool.cli.launch import is_first, joined, several
     from atmc_tool.cli.render import show_json
     from atmc_tool.cli.run_folder import ONNX, REPORT, locate
     from atmc_tool.cli.settings import resolve
     from atmc_tool.files import write_atomic
 
     path = locate(artefact, resolve().run, ONNX)
-    report, verification = _verify(path, provider)
+    with joined() if several() else nullcontext() as ranks:
+        report, verification = _verify(path, provider, ranks)
     destination = (output or path.parent) / REPORT
-    write_atomic(destination, (json.dumps(report, indent=2) + "\n").encode())
-    if as_json:
-        show_json(report)
-    else:
-        _show(report, verification, destination)
+    if is_first():
+        write_atomic(destination, (json.dumps(report, indent=2) + "\n").encode())
+        if as_json:
+            show_json(report)
+        else:
+            _show(report, verification, destination)
     failed = verification.verdict.failed
     if not verification.verdict.passed:
         reasons = "; ".join(f"{check.name}: {check.reason}" for check in failed) or "no check could be applied"
         raise GateFailedError(f"gate failed: {reasons}", hint=f"{destination} has the evidence")
 
 
-def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
-    """The report and what it rests on."""
+def _verify(path: Path, provider: str, ranks: "Ranks | None") -> tuple[dict[str, Any], "Verification"]:
+    """The report and what it rests on; of several processes, each one's."""
     from atmc_tool import __version__
     from atmc_tool.cli.data_source import load_configured
+    from atmc_tool.cli.launch import threads
     from atmc_tool.cli.origin import find_origin
     from atmc_tool.cli.render import staged
     from atmc_tool.cli.settings import resolve
@@ -88,11 +94,11 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
     data = load_configured(config)
     images = test_subset(data.test, config.evaluation.n, SEED)
-    first = OrtClassifier(model, provider)
+    first = OrtClassifier(model, provider, threads())
     artefact = Artefact(str(path), len(content), sha256(content), origin.digests)
     with staged() as progress:
         verification = verify(
-            lambda: OrtClassifier(model, provider),
+            lambda: OrtClassifier(model, provider, threads()),
             images.images,
             images.labels,
             threat_model,
@@ -109,6 +115,7 @@ def _verify(path: Path, provider: str) -> tuple[dict[str, Any], "Verification"]:
             decoded=None if origin.expected is None else decoded_weights(model, origin.expected.names),
             recorded=origin.metrics.get("compressed"),
             progress=progress,
+            spread=ranks,
         )
     verification = origin.judged(verification)
     report = {

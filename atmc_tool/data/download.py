@@ -1,6 +1,8 @@
 """The one place that uses the network: MNIST and Fashion-MNIST, checked against known SHA-256 sums."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from atmc_tool.errors import InputError
@@ -40,14 +42,15 @@ def fetch(name: str, files: Sequence[str], *, wanted: Path | None, url: str | No
     pooch.get_logger().setLevel("ERROR")
     folder = Path(pooch.os_cache("atmc-tool")) / name
     try:
-        for file in files:
-            pooch.retrieve(
-                (url or URLS[name]) + file,
-                known_hash=f"sha256:{SHA256[name][file]}",
-                fname=file,
-                path=folder,
-                downloader=pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16),
-            )
+        with nullcontext() if all((folder / file).is_file() for file in files) else _alone(folder):
+            for file in files:
+                pooch.retrieve(
+                    (url or URLS[name]) + file,
+                    known_hash=f"sha256:{SHA256[name][file]}",
+                    fname=file,
+                    path=folder,
+                    downloader=pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16),
+                )
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: another checksum
         place = f"{wanted}/{name}" if wanted else f"DIR/{name} and name DIR by --data-dir or ATMC_DATA_DIR"
         raise InputError(
@@ -55,6 +58,23 @@ def fetch(name: str, files: Sequence[str], *, wanted: Path | None, url: str | No
             hint=f"put {', '.join(files)} (.gz or not) into {place}",
         ) from error
     return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time, so that those of a machine download once; the lock goes with its process.
+
+    Without such locks (Windows) each downloads for itself, which does no harm: files appear whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+    else:
+        import fcntl
+
+        with (folder / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def _reason(error: Exception) -> str:

@@ -42,7 +42,10 @@ class Method(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed run needs and `load_state` takes back: nested dicts of tensors and numbers."""
+        """Everything that a resumed run needs and `load_state` takes back: nested dicts of tensors and numbers.
+
+        Its tensors are the same to the bit on every rank.
+        """
         ...
 
     def load_state(self, state: dict[str, Any]) -> None:
