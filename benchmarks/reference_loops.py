@@ -117,8 +117,8 @@ def table_lloyd(values: Tensor, size: int) -> Tensor:
     """Each value's centre; values (n,), zeros among them.
 
     Lloyd with one centre fixed at 0 and `size` free ones, which start at nonzero values drawn at random. Distances,
-    memberships and their products are tables of n × (size + 1), in memory that is allocated once. An empty cell's centre
-    becomes 0. It ends after `LLOYD_ITERATIONS`, or when (Σ |shift|)² < `LLOYD_TOLERANCE`.
+    memberships and their products are tables of n × (size + 1), in memory that is allocated once. An empty cell's
+    centre becomes 0. It ends after `LLOYD_ITERATIONS`, or when (Σ |shift|)² < `LLOYD_TOLERANCE`.
     """
     nonzero = values[values != 0]
     centres = torch.cat([values.new_zeros(1), nonzero[torch.randperm(len(nonzero))[:size]]])

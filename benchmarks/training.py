@@ -51,6 +51,7 @@ CPU = torch.device("cpu")
 FP32, AUTO = Compute(), Compute(torch.bfloat16 if has_bfloat16(CPU) else None)
 DENSE = {"fp32": "engine, dense, fp32", "bf16": "engine, dense"}  # what a step of each precision is compared with
 PRUNING, QUANTISING = 500, 800  # of the schedule's 1000 steps: the budget is met; codebooks are on
+UPDATING = QUANTISING + INTERVAL - 1  # and are updated after this step
 Step = Callable[[], None]
 
 
@@ -63,6 +64,7 @@ class Case:
     batch_size: int
     eps: float
     augmentation: Augmentation
+    attack_steps: int = AttackConfig().steps
 
 
 CASES = {
@@ -106,14 +108,19 @@ def endless(data: DataSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         epoch += 1
 
 
-def engine_step(
-    case: Case, network: nn.Module, method: Method, schedule: ScheduleConfig, at: int, compute: Compute
-) -> Step:
+def engine_loop(
+    case: Case, network: nn.Module, method: Method, schedule: ScheduleConfig, compute: Compute
+) -> training._Loop:
+    """The engine's loop before its first step."""
+    threat_model = ThreatModel(case.eps, str(case.eps))
+    attack = AttackConfig(steps=case.attack_steps)
+    setup = Setup(network, (0.0,), (1.0,), CPU, random_data(case), threat_model, attack, 0, compute)
+    return training._Loop(setup, method, schedule, Path(), "", False, None, lambda _: None, lambda: False)
+
+
+def engine_step(loop: training._Loop, at: int) -> Step:
     """The engine's own step number `at` of its schedule, over and over."""
-    data, threat_model = random_data(case), ThreatModel(case.eps, str(case.eps))
-    setup = Setup(network, (0.0,), (1.0,), CPU, data, threat_model, AttackConfig(), 0, compute)
-    loop = training._Loop(setup, method, schedule, Path(), "", False, None, lambda _: None, lambda: False)
-    feed = endless(data, case.batch_size)
+    feed = endless(loop.setup.data, loop.schedule.batch_size)
 
     def step() -> None:
         loop.step = at
@@ -149,28 +156,27 @@ def users_step(case: Case) -> Step:
     """The loop that a user would write."""
     network = initial(case)
     optimizer = torch.optim.SGD(network.parameters(), LR, momentum=0.9, weight_decay=1e-4)
-    return fed(case, plain_loop(network, optimizer, case.eps, AttackConfig().steps))
+    return fed(case, plain_loop(network, optimizer, case.eps, case.attack_steps))
 
 
 def dense_step(case: Case, compute: Compute) -> Step:
     """The engine's step on the dense network."""
     network, schedule = initial(case), schedules(case)[0]
-    return engine_step(case, network, Dense(network, schedule), schedule, PRUNING, compute)
+    return engine_step(engine_loop(case, network, Dense(network, schedule), schedule, compute), PRUNING)
 
 
-def atmc_steps(case: Case, schedule: CompressConfig, at: int, compute: Compute) -> tuple[Step, Step]:
-    """The engine's step number `at` of ATMC, and the last one of `INTERVAL` steps from there, both of one method."""
+def atmc_loop(case: Case, schedule: CompressConfig, compute: Compute) -> training._Loop:
+    """The engine's loop on ATMC."""
     network = initial(case)
     total = sum(weight.numel() for weight in compressible(network)[0].values())
     method = Atmc(network, schedule, Budget(kept_for_share(KEEP, total, 1)))
-    first, last = (engine_step(case, network, method, schedule, step, compute) for step in (at, at + INTERVAL - 1))
-    return first, last
+    return engine_loop(case, network, method, schedule, compute)
 
 
 def competitors(case: Case) -> dict[str, Competitor]:
     """All that is compared, each on a network of its own with the same weights and on the same data."""
     without, of_interval = 1 - 1 / INTERVAL, 1 / INTERVAL
-    port = PaperPort(initial(case), KEEP, BITS, RHO, LR, case.eps, AttackConfig().steps)
+    port = PaperPort(initial(case), KEEP, BITS, RHO, LR, case.eps, case.attack_steps)
     result = {
         "user's loop": Competitor(((users_step(case), 1.0),)),
         "paper's port, 8 bits": Competitor(
@@ -184,10 +190,10 @@ def competitors(case: Case) -> dict[str, Competitor]:
     }
     _, default, published = schedules(case)
     for name, short, schedule in (("ATMC", "", default), ("ATMC as published", "pub. ", published)):
-        step, _ = atmc_steps(case, schedule, PRUNING, AUTO)
+        step = engine_step(atmc_loop(case, schedule, AUTO), PRUNING)
         result[f"{name}, pruning"] = Competitor(((step, 1.0),), AUTO, f"{short}pruning")
-        step, updating = atmc_steps(case, schedule, QUANTISING, AUTO)
-        kinds = ((step, without), (updating, of_interval))
+        loop = atmc_loop(case, schedule, AUTO)
+        kinds = ((engine_step(loop, QUANTISING), without), (engine_step(loop, UPDATING), of_interval))
         result[f"{name}, quantising"] = Competitor(kinds, AUTO, f"{short}quant.")
     return result
 
