@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from networks import resnet18
 from pipeline import processor
 from training import (
     AUTO,
+    CASES,
+    CPU,
     FP32,
     PRUNING,
     QUANTISING,
@@ -44,6 +47,7 @@ from training import (
 from atmc_tool.compute import Compute
 from atmc_tool.config import AttackConfig, CompressConfig
 from atmc_tool.data.data_set import Augmentation
+from atmc_tool.memory import bytes_per_image
 
 USER, DENSE, ATMC = "user's loop", "engine, dense", "ATMC"
 CHECKPOINT = "checkpoint"
@@ -99,6 +103,20 @@ def step_memory(name: str, case: Case, compute: Compute) -> dict[str, Any]:
         second()
 
     return {"resident": above(both), "allocated": allocated(both)}
+
+
+def of_an_image(case: Case, compute: Compute) -> dict[str, float]:
+    """What `compute.micro_batch` reckons with, and what is so: bytes for an image, and copies of the parameters.
+
+    kept: by `bytes_per_image`; peak: what one more image adds to the peak of ATMC's step while it prunes
+    """
+    network = case.build()
+    few, more = case.batch_size // 2, case.batch_size
+    peaks = [step_memory(f"{ATMC}, pruning", replace(case, batch_size=n), compute)["allocated"] for n in (few, more)]
+    peak = (peaks[1] - peaks[0]) / (more - few)
+    fixed = (peaks[0] - few * peak) / (4 * sum(parameter.numel() for parameter in network.parameters()))
+    kept = bytes_per_image(network, case.shape, compute.dtype, CPU)
+    return {"kept": kept, "peak": peak, "ratio": peak / kept, "copies": fixed}
 
 
 def checkpoint_cost(case: Case, compute: Compute) -> dict[str, Any]:
@@ -157,6 +175,12 @@ def main() -> None:
         only = arguments.only
         print(json.dumps(checkpoint_cost(case, compute) if only == CHECKPOINT else step_memory(only, case, compute)))
         return
+    images: dict[str, Any] = {}
+    for name, each in CASES.items():
+        for precision, compute in (("fp32", FP32), ("auto", AUTO)):
+            facts = of_an_image(replace(each, attack_steps=1), compute)
+            images[f"{name}, {precision}"] = facts
+            print(f"an image, {name}, {precision}: " + ", ".join(f"{key} {n:.4g}" for key, n in facts.items()))
     lines = []
     print(f"{'MB (÷ user’s loop, ÷ engine, dense)':40}{'resident':>24}{'allocated':>24}")
     for precision in ("fp32", "auto"):
@@ -189,6 +213,7 @@ def main() -> None:
         "versions": {package: version(package) for package in ("torch", "numpy")},
         "steps": lines,
         "checkpoint": checkpoint,
+        "images": images,
     }
     path = Path(__file__).parent / "results" / "memory.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

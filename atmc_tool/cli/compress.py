@@ -88,7 +88,9 @@ def _compress(start: "Start", feasibility: "Feasibility", folder: "RunFolder", r
     config, network, data, card = start.config, start.network, start.data, start.card
     device = select_device(config.device)
     dense = copied(network.state_dict(), device)
-    setup = training_setup(config, network, card.mean, card.std, device, data, start.threat_model)
+    setup = training_setup(
+        config, network, card.mean, card.std, device, data, start.threat_model, batch_size=config.compress.batch_size
+    )
     method = Atmc(network, config.compress, feasibility.budget)
     run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)
     weights = method.compressed()

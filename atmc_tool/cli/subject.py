@@ -79,9 +79,12 @@ def training_setup(
     device: torch.device,
     data: DataSet,
     threat_model: ThreatModel | None,
+    *,
+    batch_size: int,
 ) -> Setup:
     """What is trained on what, and how; says where that is not what the configuration asks for first."""
-    compute = select_compute(config.compute, network.to(device), data.image_shape, device)
+    batch_size = min(batch_size, len(data.train))
+    compute = select_compute(config.compute, network.to(device), data.image_shape, batch_size, device)
     for text in compute.notes:
         note(text)
     return Setup(network, mean, std, device, data, threat_model, config.attack, config.seed, compute)

@@ -46,9 +46,10 @@ class Atmc:
         self._masks = [torch.ones_like(t, dtype=torch.bool) for t in self._flat]
         self._quantizing = False
         self._finished = False
-        self._auxiliaries = [t.detach().clone() for t in self._flat]
-        self._before = [t.clone() for t in self._auxiliaries]
-        self._duals = [torch.zeros_like(t) for t in self._auxiliaries]
+        # made when quantising starts: until then they would only take memory, and bytes of checkpoints
+        self._auxiliaries: list[Tensor] = []
+        self._before: list[Tensor] = []
+        self._duals: list[Tensor] = []
         self._centres: list[Tensor | None] = [None] * len(self._flat)
 
     @property
@@ -99,8 +100,9 @@ class Atmc:
         self._meet_limit(self._n_weights if self._config.projection == "latent" else self._kept)
         self._project(self._kept)
         if self._config.bits is not None:
+            self._duals = [torch.zeros_like(t) for t in self._flat]
             self._update_auxiliaries()
-            self._before = [t.clone() for t in self._auxiliaries]
+            self._before = self._auxiliaries
 
     @torch.no_grad()
     def _project(self, kept: int) -> None:
