@@ -11,10 +11,8 @@ from atmc_tool.torch_classifier import TorchClassifier
 
 SHARE = 0.8  # of what is free; the rest is for what other processes are about to take
 PASSES = 2  # of the clean and of the adversarial images: both are alive when the backward pass begins
-SAFETY = 1.5  # peak ÷ (PASSES · what is kept): 1.03 (ResNet-18, WRN-16-2), 1.3 (digits-cnn), 1.5 (LeNet)
-COPIES = (
-    16  # of the parameters in float32: weights, gradients, momentum, the method's; 10 measured, and the best epoch's
-)
+SAFETY = 1.6  # peak ÷ (PASSES · what is kept): 1.03 (ResNet-18, WRN-16-2), 1.3 (digits-cnn), 1.5 (LeNet)
+COPIES = 16  # of the parameters in float32: 6 measured while pruning; the rest for the best epoch's, and U, V, C
 
 
 def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:

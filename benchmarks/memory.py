@@ -1,7 +1,7 @@
 """Memory of an adversarial training step and of checkpoints; ResNet-18, about ten minutes on one core.
 
     python benchmarks/memory.py [--width 64] [--batch-size 128]
-    python benchmarks/memory.py --width 16 --batch-size 32   # to try it: half a minute
+    python benchmarks/memory.py --width 16 --batch-size 32   # to try it: two minutes
 
 Each competitor runs in a process of its own, with one step of PGD: the passes of an attack come one after the other, so
 more of them need no more memory. Two measures of the same two steps: the peak of the process's resident memory above
@@ -10,6 +10,7 @@ Writes benchmarks/results/memory.json.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -75,6 +76,7 @@ def status(field: str) -> int:
 
 def above(work: Callable[[], object]) -> int:
     """Peak of resident memory while `work` runs, above that before."""
+    ctypes.CDLL(None).malloc_trim(0)  # what malloc keeps of freed memory would hide what is needed
     Path("/proc/self/clear_refs").write_text("5")  # the highest value starts anew
     before = status("VmRSS")
     work()
