@@ -47,25 +47,32 @@ def _midpoints(centres: Tensor) -> Tensor:
     return (centres[1:] + centres[:-1]) / 2
 
 
+def positions(mask: Tensor) -> Tensor:
+    """Where the flattened `mask` is True, int64 (n,); on a GPU the host waits for how many there are."""
+    return mask.reshape(-1).nonzero()[:, 0]
+
+
 @torch.no_grad()
 def quantize(
-    tensor: Tensor, mask: Tensor, bits: int, centres: Tensor | None = None, iterations: int = MAX_ITERATIONS
+    tensor: Tensor, kept: Tensor, bits: int, centres: Tensor | None = None, iterations: int = MAX_ITERATIONS
 ) -> tuple[Tensor, Tensor | None]:
-    """Projection of the masked entries onto at most 2^bits distinct values; exact zero elsewhere.
+    """Projection of the kept entries onto at most 2^bits distinct values; exact zero elsewhere.
 
-    Each entry under the mask becomes the nearest centre of `lloyd`, the lower one of two at equal distance. With no
-    more than 2^bits entries under the mask they are their own codebook and stay as they are. One sort serves both the
-    iterations and the assignment. Source: arXiv:1902.03538, Algorithm 1 (ZeroKmeans).
+    Each kept entry becomes the nearest centre of `lloyd`, the lower one of two at equal distance. No more than 2^bits
+    kept entries are their own codebook and stay as they are. One sort serves both the iterations and the assignment.
+    On a GPU nothing waits for it. Source: arXiv:1902.03538, Algorithm 1 (ZeroKmeans).
+
+    Args:
+        kept: positions of the kept entries in the flattened tensor, int64 (n,), as `positions` gives them.
 
     Returns:
         the quantised tensor, shape and dtype of `tensor`, and the centres for the next call's start (None where the
         entries are their own codebook).
     """
-    positions = mask.reshape(-1).nonzero()[:, 0]
-    values = tensor.reshape(-1)[positions]
+    values = tensor.reshape(-1)[kept]
     result = torch.zeros_like(tensor, memory_format=torch.contiguous_format)
     if len(values) <= 2**bits:
-        result.view(-1)[positions] = values
+        result.view(-1)[kept] = values
         return result, None
     values, order = values.sort()
     ordered = values.double()
@@ -73,7 +80,7 @@ def quantize(
     ends = torch.searchsorted(ordered, _midpoints(centres), right=True)
     count = torch.diff(ends, prepend=ends.new_zeros(1), append=ends.new_full((1,), len(ordered)))
     nearest = centres.to(tensor.dtype).repeat_interleave(count, output_size=len(ordered))
-    result.view(-1)[positions[order]] = nearest
+    result.view(-1)[kept[order]] = nearest
     return result, centres
 
 

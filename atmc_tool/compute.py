@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from atmc_tool.config import ComputeConfig
 from atmc_tool.errors import InputError
+from atmc_tool.memory import available_bytes, bytes_per_image, fitting_micro_batch, in_words
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,21 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def select_compute(
-    config: ComputeConfig, network: nn.Module, image_shape: tuple[int, int, int], device: torch.device
+    config: ComputeConfig,
+    network: nn.Module,
+    image_shape: tuple[int, int, int],
+    batch_size: int,
+    device: torch.device,
 ) -> Compute:
-    """What `config` means for `network` (on `device`) and images of `image_shape` (C, H, W).
+    """What `config` means for `network` (on `device`) and batches of `batch_size` images of `image_shape` (C, H, W).
 
-    `auto` is bfloat16 where the device has it and the network runs in it.
+    `auto` is bfloat16 where the device has it and the network runs in it. A batch that does not fit into memory is
+    split. Costs a forward pass of two and one of four images.
 
     Raises:
-        InputError: bfloat16 is asked for and the network does not run in it.
+        InputError: bfloat16 is asked for and the network does not run in it; not even two images fit into memory.
     """
-    dtype, notes = None, []
+    dtype, notes, micro_batch = None, [], config.micro_batch
     if config.precision == "bf16" or (config.precision == "auto" and has_bfloat16(device)):
         problem = _problem_in(torch.bfloat16, network, torch.zeros(2, *image_shape, device=device))
         if problem is None:
@@ -51,10 +57,17 @@ def select_compute(
             raise InputError(what, got=problem, hint="--set compute.precision=fp32")
         else:
             notes.append(f"training in float32: the network does not run in bfloat16 ({problem})")
+    if micro_batch is None and (available := available_bytes(device)) is not None:
+        per_image = bytes_per_image(network, image_shape, dtype, device)
+        n_parameters = sum(parameter.numel() for parameter in network.parameters())
+        micro_batch = fitting_micro_batch(batch_size, per_image, n_parameters, available)
+        if micro_batch is not None:
+            how = f"batches of {batch_size} images go through the network {micro_batch} at a time"
+            notes.append(f"{how}: {in_words(available)} are free")
     if config.compile:
         # CUDA graphs come with this mode: the host launches one graph instead of hundreds of kernels
         network.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
-    return Compute(dtype, config.micro_batch, tuple(notes))
+    return Compute(dtype, micro_batch, tuple(notes))
 
 
 @torch.no_grad()

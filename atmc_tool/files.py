@@ -4,20 +4,33 @@ import glob
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 from atmc_tool.errors import AtmcError, InputError
 
 TEMPORARY = ".tmp"  # what the name of a file that is being written ends in
+HINT = "free space or choose another folder with -o"
 
 
-def write_atomic(path: Path, content: bytes, *, hint: str = "free space or choose another folder with -o") -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+def write_atomic(path: Path, content: bytes, *, hint: str = HINT) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part; see `writing`."""
+    with writing(path, hint=hint) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: Path, *, hint: str = HINT) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` where the block ends without an error, whole and on the disk.
 
     A process that is killed here leaves a temporary file beside `path`: `remove_leftovers`.
 
     Raises:
-        AtmcError: the file could not be written (no space, no permission); nothing is left behind.
+        AtmcError: the file could not be written (no space, no permission).
+        Whatever else the block raises. In either case nothing is left behind.
     """
     temporary: Path | None = None
     try:
@@ -25,15 +38,17 @@ def write_atomic(path: Path, content: bytes, *, hint: str = "free space or choos
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise AtmcError(f"can't write {path}: {error.strerror or error}", hint=hint) from error
+        if isinstance(error, OSError):
+            raise AtmcError(f"can't write {path}: {error.strerror or error}", hint=hint) from error
+        raise
 
 
 def leftovers(folder: Path, name: str = "*") -> list[Path]:
@@ -54,16 +69,24 @@ def _umask() -> int:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The content of `path`.
+    """The content of `path`; see `reading`."""
+    with reading(path, limit) as file:
+        return file.read()
+
+
+@contextmanager
+def reading(path: Path, limit: int) -> Iterator[BufferedReader]:
+    """The file `path` to read.
 
     Raises:
         InputError: no such file, not a file, not readable, or larger than `limit` bytes.
     """
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise InputError(f"{path} is too large", expected=f"at most {limit} bytes", got=f"{size} bytes")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise InputError(f"{path} is too large", expected=f"at most {limit} bytes", got=f"{size} bytes")
+            yield file
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror or error}") from error
 

@@ -1,7 +1,6 @@
 """A torch network under given dense weights, as attacks see it."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from functools import lru_cache
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from atmc_tool.attacks.classifier import Loss
+from atmc_tool.first_layer import FirstLayer
 
 
 class TorchClassifier:
@@ -19,8 +19,8 @@ class TorchClassifier:
     channels-last, which is faster on the CPU (LeNet, batch 128, input gradient: 36 ms against 61 ms). Whether batch
     norm and dropout run in training or evaluation mode is the network's own mode, set by the caller.
 
-    dtype: of convolutions and matrix products (autocast), such as bfloat16; None: that of the weights. Images, logits
-        and gradients are float32 in any case
+    dtype: of convolutions and matrix products (autocast), such as bfloat16; None: that of the weights. Images, the
+        layer that takes them, logits and gradients are float32 in any case
     """
 
     def __init__(
@@ -43,8 +43,12 @@ class TorchClassifier:
         """Logits (N, classes) of images (N, C, H, W), float32 in [0, 1]; differentiable in images and weights."""
         if self._normalizes:
             images = (images - self._mean) / self._std
-        with torch.autocast(images.device.type, self._dtype) if self._dtype is not None else nullcontext():
-            logits: Tensor = functional_call(self._network, self._weights, (_channels_last(images),))
+        images = _channels_last(images)
+        if self._dtype is None:
+            logits: Tensor = functional_call(self._network, self._weights, (images,))
+            return logits
+        with torch.autocast(images.device.type, self._dtype), FirstLayer(self._dtype):
+            logits = functional_call(self._network, self._weights, (images,))
         return logits.float()
 
     def loss_gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:

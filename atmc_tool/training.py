@@ -178,6 +178,7 @@ class _Loop:
         torch.manual_seed(setup.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = method.learning_rate(progress) * 0.5**self.rollbacks
+        self.optimizer.zero_grad(set_to_none=True)  # before the passes, which take the most memory
         images = augment(images, setup.data.augmentation, torch.default_generator)
         weights = method.weights(progress)
         eps = 0.0
@@ -191,7 +192,6 @@ class _Loop:
         if (penalty := method.penalty(progress)) is not None:
             roots.append(penalty)
             along.append(None)
-        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(roots, along)
         self.optimizer.step()
         self.step += 1

@@ -86,12 +86,13 @@ def loss_and_gradients(
                 setup, leaves, x, y, noise[part], eps=eps, steps=attack.steps, step_size=attack.step_size
             )
         setup.network.train()
-        loss = mixed(setup.classifier(leaves, setup.compute.dtype), x, adversarial, y, clean_weight)
-        loss = loss * (len(y) / total)
-        gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        for name, gradient in zip(leaves, gradients, strict=True):
-            if gradient is not None:
-                named[name] = named[name].add_(gradient) if name in named else gradient
-        loss_sum += loss.detach()
+        classifier = setup.classifier(leaves, setup.compute.dtype)
+        for term in mixed(classifier, x, adversarial, y, clean_weight):
+            loss = term * (len(y) / total)
+            gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            for name, gradient in zip(leaves, gradients, strict=True):
+                if gradient is not None:
+                    named[name] = named[name].add_(gradient) if name in named else gradient
+            loss_sum += loss.detach()
     setup.ranks.add_up([loss_sum, *named.values()])
     return loss_sum, named

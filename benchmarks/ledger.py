@@ -15,12 +15,13 @@ from torch.utils.flop_counter import flop_registry
 
 import atmc_tool.methods.atmc as atmc_method
 import atmc_tool.training as training
+import atmc_tool.training_step as training_step
 from atmc_tool.methods.atmc import Atmc
 from atmc_tool.torch_classifier import TorchClassifier
 
 # (owner, attribute) → stage; of nested calls only the inner one's time counts for the inner stage
 STAGES: dict[tuple[Any, str], str] = {
-    (training._Loop, "_attack"): "attack, rest",
+    (training_step, "attacked"): "attack, rest",
     (TorchClassifier, "logits"): "forward",
     (TorchClassifier, "__init__"): "materialising",
     (Atmc, "weights"): "materialising",
@@ -31,7 +32,7 @@ STAGES: dict[tuple[Any, str], str] = {
     (Atmc, "_update_auxiliaries"): "codebooks",
     (training, "augment"): "data",
     (sys.modules[__name__], "draw"): "data",
-    (torch.autograd, "grad"): "attack backward",
+    (torch.autograd, "grad"): "backward",
     (torch.autograd, "backward"): "training backward",
     (torch.optim.SGD, "step"): "optimiser",
 }
@@ -77,9 +78,9 @@ class Ledger(AbstractContextManager["Ledger"]):
     def _timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
         def timed(*arguments: Any, **named: Any) -> Any:
             label = stage
-            if stage == "forward":
+            if stage in ("forward", "backward"):
                 attacking = any(name == "attack, rest" for name, _ in self._running)
-                label = "attack forward" if attacking else "training forward"
+                label = f"{'attack' if attacking else 'training'} {stage}"
             self._running.append((label, 0.0))
             start = self._clock()
             try:

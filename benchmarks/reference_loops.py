@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-LLOYD_ITERATIONS = 20
-"""At this number 400,000 values and 256 centres take the 10 s that the paper's code was measured to take."""
+LLOYD_ITERATIONS, LLOYD_TOLERANCE = 20, 1e-4
 
 
 def plain_loop(
@@ -39,10 +38,12 @@ def plain_loop(
 
 
 class PaperPort:
-    """ATMC as its procedure is described (arXiv:1902.03538): factors re-multiplied in every forward pass, the budget
-    met by sorting all magnitudes after every step, codebooks by Lloyd on a dense entries × values table of distances.
+    """The 8-bit stage of ATMC (arXiv:1902.03538) the way its published code runs it.
 
-    W (m × n) = (I + U) V + C where m ≤ n, else U (I + V) + C, with everything but the main factor 0 at the start.
+    W (m × n) = (I + U) V + C where m ≤ n, else U (I + V) + C, with everything but the main factor 0 at the start. A
+    step: PGD with the factors re-multiplied in every forward pass; half clean, half adversarial loss and the penalty
+    rho/2 ‖θ − z + u‖²; SGD; the l0 projection over all factors by sorting their magnitudes. Every few steps: z by
+    `table_lloyd` of θ + u for each factor, then u += θ − z. Factors with fewer than 2^bits nonzeros stay as they are.
     """
 
     def __init__(self, network: nn.Module, keep: float, bits: int, rho: float, lr: float, eps: float, steps: int):
@@ -85,10 +86,9 @@ class PaperPort:
     @torch.no_grad()
     def _quantize(self) -> None:
         for i, tensor in enumerate(self.flat):
-            target, nonzero = tensor + self.duals[i], tensor != 0
-            z = torch.where(nonzero, target, 0.0)
-            if nonzero.sum() > 2**self.bits:
-                z[nonzero] = table_lloyd(target[nonzero], 2**self.bits)
+            z = tensor + self.duals[i]
+            if z.count_nonzero() >= 2**self.bits:
+                z = table_lloyd(z.flatten(), 2**self.bits).reshape(z.shape)
             self.auxiliaries[i] = z
             self.duals[i] = self.duals[i] + tensor - z
 
@@ -114,14 +114,22 @@ class PaperPort:
 
 
 def table_lloyd(values: Tensor, size: int) -> Tensor:
-    """Each value's centre, by Lloyd from random centres on the (n, size) table of distances; values (n,)."""
-    centres = values[torch.randperm(len(values))[:size]]
+    """Each value's centre; values (n,), zeros among them.
+
+    Lloyd with one centre fixed at 0 and `size` free ones, which start at nonzero values drawn at random. Distances,
+    memberships and their products are tables of n × (size + 1), in memory that is allocated once. An empty cell's
+    centre becomes 0. It ends after `LLOYD_ITERATIONS`, or when (Σ |shift|)² < `LLOYD_TOLERANCE`.
+    """
+    nonzero = values[values != 0]
+    centres = torch.cat([values.new_zeros(1), nonzero[torch.randperm(len(nonzero))[:size]]])
+    table, member = values.new_empty(2, len(values), len(centres))
     for _ in range(LLOYD_ITERATIONS):
-        nearest = (values[:, None] - centres[None]).abs().argmin(1)
-        count = torch.bincount(nearest, minlength=size)
-        sums = torch.zeros(size).index_add_(0, nearest, values)
-        moved = torch.where(count > 0, sums / count.clamp(min=1), centres)
-        if torch.equal(moved, centres):
+        nearest = torch.sub(values[:, None], centres, out=table).square_().argmin(1)
+        member.zero_().scatter_(1, nearest[:, None], 1.0)
+        sums, count = torch.mul(values[:, None], member, out=table).sum(0), member.sum(0)
+        moved = torch.where(count > 0, sums / count.clamp(min=1), 0.0)
+        moved[0] = 0
+        shift, centres = (moved - centres).abs().sum(), moved
+        if shift.square() < LLOYD_TOLERANCE:
             break
-        centres = moved
-    return centres[(values[:, None] - centres[None]).abs().argmin(1)]
+    return centres[nearest]

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from atmc_tool import training
 from atmc_tool.budget import Budget, compressible, kept_for_share
+from atmc_tool.compute import Compute, has_bfloat16
 from atmc_tool.config import AttackConfig, CompressConfig, ScheduleConfig, TrainConfig
 from atmc_tool.data import loader
 from atmc_tool.data.data_set import Augmentation, DataSet
@@ -42,10 +43,15 @@ from atmc_tool.methods.dense import Dense
 from atmc_tool.methods.method import Method
 from atmc_tool.models.lenet import lenet_relu
 from atmc_tool.threat_model import ThreatModel
+from atmc_tool.training_step import Setup
 
 KEEP, BITS, INTERVAL, RHO, LR = 0.1, 8, 5, 0.1, 0.01
 STEPS_OF_SCHEDULE = 1000
+CPU = torch.device("cpu")
+FP32, AUTO = Compute(), Compute(torch.bfloat16 if has_bfloat16(CPU) else None)
+DENSE = {"fp32": "engine, dense, fp32", "bf16": "engine, dense"}  # what a step of each precision is compared with
 PRUNING, QUANTISING = 500, 800  # of the schedule's 1000 steps: the budget is met; codebooks are on
+UPDATING = QUANTISING + INTERVAL - 1  # and are updated after this step
 Step = Callable[[], None]
 
 
@@ -58,6 +64,7 @@ class Case:
     batch_size: int
     eps: float
     augmentation: Augmentation
+    attack_steps: int = AttackConfig().steps
 
 
 CASES = {
@@ -69,10 +76,19 @@ CASES = {
 
 @dataclass(frozen=True)
 class Competitor:
-    """Kinds of steps with their shares of all steps, shares adding up to 1; `ledger`: it is the engine, looked into."""
+    """Kinds of steps with their shares of all steps, shares adding up to 1, and their precision.
+
+    title: of its column in the ledger; empty: it is not the engine, or not looked into
+    """
 
     kinds: tuple[tuple[Step, float], ...]
-    ledger: bool = False
+    compute: Compute = FP32
+    title: str = ""
+
+    @property
+    def precision(self) -> str:
+        """`fp32` or `bf16`."""
+        return "bf16" if self.compute.dtype == torch.bfloat16 else "fp32"
 
 
 def random_data(case: Case) -> DataSet:
@@ -92,15 +108,19 @@ def endless(data: DataSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         epoch += 1
 
 
-def engine_step(
-    case: Case, data: DataSet, network: nn.Module, method: Method, schedule: ScheduleConfig, at: int
-) -> Step:
+def engine_loop(
+    case: Case, network: nn.Module, method: Method, schedule: ScheduleConfig, compute: Compute
+) -> training._Loop:
+    """The engine's loop before its first step."""
+    threat_model = ThreatModel(case.eps, str(case.eps))
+    attack = AttackConfig(steps=case.attack_steps)
+    setup = Setup(network, (0.0,), (1.0,), CPU, random_data(case), threat_model, attack, 0, compute)
+    return training._Loop(setup, method, schedule, Path(), "", False, None, lambda _: None, lambda: False)
+
+
+def engine_step(loop: training._Loop, at: int) -> Step:
     """The engine's own step number `at` of its schedule, over and over."""
-    setup = training.Setup(
-        network, (0.0,), (1.0,), torch.device("cpu"), data, ThreatModel(case.eps, str(case.eps)), AttackConfig(), 0
-    )  # fmt: skip
-    loop = training._Loop(setup, method, schedule, Path(), "", False, lambda _: None, lambda: False)
-    feed = endless(data, case.batch_size)
+    feed = endless(loop.setup.data, loop.schedule.batch_size)
 
     def step() -> None:
         loop.step = at
@@ -109,55 +129,72 @@ def engine_step(
     return step
 
 
-def competitors(case: Case) -> dict[str, Competitor]:
-    """All that is compared, each on a network of its own with the same weights and on the same data."""
-    data = random_data(case)
-    n_steps = AttackConfig().steps
-
-    def network() -> nn.Module:
-        torch.manual_seed(0)
-        return case.build()
-
-    def fed(step: Callable[[Tensor, Tensor], None]) -> Step:
-        feed = endless(data, case.batch_size)
-        return lambda: step(*ledger.draw(feed))
-
+def schedules(case: Case) -> tuple[TrainConfig, CompressConfig, CompressConfig]:
+    """Of a dense training, of ATMC by default and of ATMC as published."""
     common = {"max_steps": STEPS_OF_SCHEDULE, "epochs": STEPS_OF_SCHEDULE, "batch_size": case.batch_size, "lr": LR}
-    dense = TrainConfig.model_validate(common)
-    result: dict[str, Competitor] = {}
-
-    user = network()
-    optimizer = torch.optim.SGD(user.parameters(), LR, momentum=0.9, weight_decay=1e-4)
-    result["user's loop"] = Competitor(((fed(plain_loop(user, optimizer, case.eps, n_steps)), 1.0),))
-
-    port = PaperPort(network(), KEEP, BITS, RHO, LR, case.eps, n_steps)
-    result["paper's port, 8 bits"] = Competitor(
-        (
-            (fed(lambda x, y: port.step(x, y, codebooks=False)), 1 - 1 / INTERVAL),
-            (fed(lambda x, y: port.step(x, y, codebooks=True)), 1 / INTERVAL),
-        )
+    atmc = {**common, "bits": BITS, "rho": RHO, "codebook_interval": INTERVAL}
+    return (
+        TrainConfig.model_validate(common),
+        CompressConfig.model_validate(atmc),
+        CompressConfig.model_validate({**atmc, "factors": "uvc", "projection": "hard"}),
     )
 
-    def one(net: nn.Module, method: Method, schedule: ScheduleConfig, at: int) -> Step:
-        return engine_step(case, data, net, method, schedule, at)
 
-    net = network()
-    result["engine, dense"] = Competitor(((one(net, Dense(net, dense), dense, PRUNING), 1.0),), ledger=True)
-    for name, variant in {
-        "ATMC": {},
-        "ATMC as published": {"factors": "uvc", "projection": "hard"},
-    }.items():
-        schedule = CompressConfig.model_validate(
-            {**common, **variant, "bits": BITS, "rho": RHO, "codebook_interval": INTERVAL}
-        )
-        for part, at in (("pruning", PRUNING), ("quantising", QUANTISING)):
-            net = network()
-            total = sum(weight.numel() for weight in compressible(net)[0].values())
-            method = Atmc(net, schedule, Budget(kept_for_share(KEEP, total, 1)))
-            kinds = [(one(net, method, schedule, at), 1 - (part == "quantising") / INTERVAL)]
-            if part == "quantising":
-                kinds.append((one(net, method, schedule, at + INTERVAL - 1), 1 / INTERVAL))
-            result[f"{name}, {part}"] = Competitor(tuple(kinds), ledger=True)
+def initial(case: Case) -> nn.Module:
+    """The network, with the same weights every time."""
+    torch.manual_seed(0)
+    return case.build()
+
+
+def fed(case: Case, step: Callable[[Tensor, Tensor], None]) -> Step:
+    """`step` with batches of its own."""
+    feed = endless(random_data(case), case.batch_size)
+    return lambda: step(*ledger.draw(feed))
+
+
+def users_step(case: Case) -> Step:
+    """The loop that a user would write."""
+    network = initial(case)
+    optimizer = torch.optim.SGD(network.parameters(), LR, momentum=0.9, weight_decay=1e-4)
+    return fed(case, plain_loop(network, optimizer, case.eps, case.attack_steps))
+
+
+def dense_step(case: Case, compute: Compute) -> Step:
+    """The engine's step on the dense network."""
+    network, schedule = initial(case), schedules(case)[0]
+    return engine_step(engine_loop(case, network, Dense(network, schedule), schedule, compute), PRUNING)
+
+
+def atmc_loop(case: Case, schedule: CompressConfig, compute: Compute) -> training._Loop:
+    """The engine's loop on ATMC."""
+    network = initial(case)
+    total = sum(weight.numel() for weight in compressible(network)[0].values())
+    method = Atmc(network, schedule, Budget(kept_for_share(KEEP, total, 1)))
+    return engine_loop(case, network, method, schedule, compute)
+
+
+def competitors(case: Case) -> dict[str, Competitor]:
+    """All that is compared, each on a network of its own with the same weights and on the same data."""
+    without, of_interval = 1 - 1 / INTERVAL, 1 / INTERVAL
+    port = PaperPort(initial(case), KEEP, BITS, RHO, LR, case.eps, case.attack_steps)
+    result = {
+        "user's loop": Competitor(((users_step(case), 1.0),)),
+        "paper's port, 8 bits": Competitor(
+            (
+                (fed(case, lambda x, y: port.step(x, y, codebooks=False)), without),
+                (fed(case, lambda x, y: port.step(x, y, codebooks=True)), of_interval),
+            )
+        ),
+        DENSE["fp32"]: Competitor(((dense_step(case, FP32), 1.0),)),
+        DENSE["bf16"]: Competitor(((dense_step(case, AUTO), 1.0),), AUTO, "dense"),
+    }
+    _, default, published = schedules(case)
+    for name, short, schedule in (("ATMC", "", default), ("ATMC as published", "pub. ", published)):
+        step = engine_step(atmc_loop(case, schedule, AUTO), PRUNING)
+        result[f"{name}, pruning"] = Competitor(((step, 1.0),), AUTO, f"{short}pruning")
+        loop = atmc_loop(case, schedule, AUTO)
+        kinds = ((engine_step(loop, QUANTISING), without), (engine_step(loop, UPDATING), of_interval))
+        result[f"{name}, quantising"] = Competitor(kinds, AUTO, f"{short}quant.")
     return result
 
 
@@ -183,8 +220,9 @@ def measure(case: Case, rounds: int, clock: Callable[[], float]) -> dict[str, di
     for name, competitor in field.items():
         kinds = list(enumerate(competitor.kinds))
         by_round = [sum(share * times[name, kind][number] for kind, (_, share) in kinds) for number in range(rounds)]
-        result[name] = {"seconds": statistics.median(by_round), "rounds": by_round}
-        if competitor.ledger:
+        facts = {"precision": competitor.precision, "title": competitor.title}
+        result[name] = {**facts, "seconds": statistics.median(by_round), "rounds": by_round}
+        if competitor.title:
             parts = dict.fromkeys((*ORDER, "rest"), 0.0)
             for kind, (_, share) in kinds:
                 taken = times[name, kind]
@@ -218,17 +256,17 @@ def show(name: str, case: Case, result: dict[str, Any]) -> None:
         f"{needs['matrix_bytes'] / 1e9:.2f} GB through products, {needs['bytes'] / 1e9:.2f} GB through all operators; "
         f"floor {low['fp32'] * 1e3:.0f} ms fp32, {low['bf16'] * 1e3:.0f} ms bf16"
     )
-    dense, user, port = (steps[n]["rounds"] for n in ("engine, dense", "user's loop", "paper's port, 8 bits"))
+    user, port = (steps[n]["rounds"] for n in ("user's loop", "paper's port, 8 bits"))
     columns = ("ms", "lowest", "highest", "× floor", "÷ dense", "user's ÷", "port's ÷")
-    print(f"{'':24}" + "".join(f"{column:>10}" for column in columns))
+    print(f"{'':30}{'':>6}" + "".join(f"{column:>10}" for column in columns))
     for key, line in steps.items():
-        own = line["rounds"]
+        own, precision = line["rounds"], line["precision"]
+        dense = steps[DENSE[precision]]["rounds"]
         times = [1e3 * line["seconds"], 1e3 * min(own), 1e3 * max(own)]
-        ratios = [line["seconds"] / low["fp32"], ratio(own, dense), ratio(user, own), ratio(port, own)]
-        print(f"{key:24}" + "".join(f"{t:10.0f}" for t in times) + "".join(f"{r:10.2f}" for r in ratios))
+        ratios = [line["seconds"] / low[precision], ratio(own, dense), ratio(user, own), ratio(port, own)]
+        print(f"{key:30}{precision:>6}" + "".join(f"{t:10.0f}" for t in times) + "".join(f"{r:10.2f}" for r in ratios))
     looked_into = [line for line in steps.values() if "ledger" in line]
-    titles = ("dense", "pruning", "quantising", "pub. pruning", "pub. quant.")
-    print(f"\n{'% of the step':24}" + "".join(f"{title:>14}" for title in titles))
+    print(f"\n{'% of the step':24}" + "".join(f"{line['title']:>14}" for line in looked_into))
     for stage in (*ORDER, "rest"):
         shares = [100 * line["ledger"][stage] / sum(line["ledger"].values()) for line in looked_into]
         print(f"{stage:24}" + "".join(f"{share:14.1f}" for share in shares))
@@ -248,7 +286,7 @@ def main() -> None:
     networks: dict[str, Any] = {}
     for name in arguments.networks:
         case = CASES[name]
-        needs = demand(competitors(case)["engine, dense"].kinds[0][0])
+        needs = demand(dense_step(case, FP32))
         steps = measure(case, arguments.rounds, clock)
         networks[name] = {"demand": needs, "floor_seconds": floor(needs, limits), "steps": steps}
         show(name, case, networks[name])

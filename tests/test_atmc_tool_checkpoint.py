@@ -1,6 +1,10 @@
+import hashlib
+import io
 import os
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +43,29 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, damage
     (tmp_path / "step-1.ckpt").write_bytes(b"")
     with pytest.raises(InputError, match=r"no checkpoint .* is whole"):
         load_checkpoint(tmp_path)
+
+
+def test_the_format_is_the_digest_and_torchs_own(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 3, {"tensors": [torch.arange(5.0)], "step": 3})
+    content = (tmp_path / "step-3.ckpt").read_bytes()
+    assert hashlib.sha256(content[64:]).hexdigest().encode() == content[:64]
+    state = torch.load(io.BytesIO(content[64:]), weights_only=True)
+    assert torch.equal(state["tensors"][0], torch.arange(5.0))
+
+
+def test_neither_way_makes_copies(tmp_path: Path) -> None:
+    """Bytes objects and buffers are Python's memory, the state's tensors are torch's own."""
+    state = {"tensors": [torch.zeros(1 << 20) for _ in range(4)]}
+
+    def most(work: Callable[[], object]) -> int:
+        tracemalloc.start()
+        work()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert most(lambda: save_checkpoint(tmp_path, 1, state)) < 1 << 20
+    assert most(lambda: load_checkpoint(tmp_path)) < 1 << 20
 
 
 def test_a_half_written_file_is_not_a_checkpoint(tmp_path: Path) -> None:

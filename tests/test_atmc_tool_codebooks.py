@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from atmc_tool.codebooks import lloyd, quantize
+from atmc_tool.codebooks import lloyd, positions, quantize
 
 values_strategy = st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=60)
 
@@ -82,7 +82,7 @@ def test_warm_start_goes_on() -> None:
 def test_quantize_gives_the_nearest_of_few_values_and_keeps_zeros(values: list[float], bits: int, seed: int) -> None:
     tensor = torch.tensor(values)
     mask = torch.rand(len(values), generator=torch.Generator().manual_seed(seed)) < 0.6
-    result, centres = quantize(tensor, mask, bits)
+    result, centres = quantize(tensor, positions(mask), bits)
     assert torch.equal(result[~mask], torch.zeros(int((~mask).sum())))
     assert len(result[mask].unique()) <= 2**bits
     if centres is None:
@@ -102,7 +102,7 @@ def test_quantize_is_lloyd_and_a_search_for_each_entry(seed: int, on_a_grid: boo
         tensor = (tensor * 4).round() / 4
     mask = torch.rand(tensor.shape, generator=generator) < 0.5
     start = lloyd(torch.randn(500, generator=generator), 8)
-    result, centres = quantize(tensor, mask, 3, start, iterations=4)
+    result, centres = quantize(tensor, positions(mask), 3, start, iterations=4)
     expected = lloyd(tensor[mask], 8, start, iterations=4)
     assert centres is not None
     assert torch.equal(centres, expected)
@@ -112,6 +112,6 @@ def test_quantize_is_lloyd_and_a_search_for_each_entry(seed: int, on_a_grid: boo
 
 
 def test_quantize_with_no_entry() -> None:
-    result, centres = quantize(torch.ones(3), torch.zeros(3, dtype=torch.bool), 4)
+    result, centres = quantize(torch.ones(3), torch.zeros(0, dtype=torch.long), 4)
     assert centres is None
     assert not result.any()

@@ -140,35 +140,47 @@ class Pooled(nn.Module):
 
 def test_a_network_that_does_not_run_in_bfloat16_runs_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atmc_tool.compute.has_bfloat16", lambda _: True)
-    selected = select_compute(ComputeConfig(), Pooled(), (1, 8, 8), CPU)
+    selected = select_compute(ComputeConfig(), Pooled(), (1, 8, 8), 20, CPU)
     assert selected.dtype is None
     assert len(selected.notes) == 1
     assert "float32" in selected.notes[0]
     with pytest.raises(InputError, match="does not run in bfloat16"):
-        select_compute(ComputeConfig(precision="bf16"), Pooled(), (1, 8, 8), CPU)
+        select_compute(ComputeConfig(precision="bf16"), Pooled(), (1, 8, 8), 20, CPU)
 
 
 def test_precision_is_what_is_asked_for() -> None:
     for precision, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
         config = ComputeConfig.model_validate({"precision": precision})
-        assert select_compute(config, digits_cnn(), (1, 8, 8), CPU).dtype is dtype
-    automatic = select_compute(ComputeConfig(), digits_cnn(), (1, 8, 8), CPU)
+        assert select_compute(config, digits_cnn(), (1, 8, 8), 20, CPU).dtype is dtype
+    automatic = select_compute(ComputeConfig(), digits_cnn(), (1, 8, 8), 20, CPU)
     assert (automatic.dtype is torch.bfloat16) == has_bfloat16(CPU)
     assert automatic.notes == ()
 
 
-@pytest.mark.parametrize("step", [0, 400, 900])
-@pytest.mark.parametrize("variant", [{}, {"factors": "uvc", "projection": "hard"}])
-def test_a_step_never_waits_for_the_device(step: int, variant: dict[str, Any]) -> None:
+LATENT: dict[str, Any] = {}
+HARD = {"factors": "uvc", "projection": "hard"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "step"), [(LATENT, 0), (LATENT, 400), (LATENT, 900), (LATENT, 904), (HARD, 0), (HARD, 400), (HARD, 900)]
+)
+def test_a_step_never_waits_for_the_device(variant: dict[str, Any], step: int) -> None:
     """Tensors on `meta` have no values: whatever would bring one to the host, or need one to know a shape, raises.
 
-    Step 900 is one of the quantising part without an update of the codebooks.
+    From step 750 on it quantises. 904 updates the codebooks, which with the hard projection does wait: for the number
+    of entries that each factor keeps, which then is another one after every step.
     """
     device = torch.device("meta")
     config = CompressConfig.model_validate({"max_steps": 1000, "epochs": 1000, **variant})
-    net = digits_cnn().to(device)
+    net = digits_cnn()
     method = Atmc(net, config, Budget(2638))
-    method._quantizing = step >= 750
+    if step >= 750:
+        method.weights(0.75)  # the budget is met, codebooks start
+    method._flat = [tensor.detach().to(device).requires_grad_() for tensor in method._flat]
+    for name in ("_auxiliaries", "_before", "_duals", "_masks", "_positions", "_centres"):
+        setattr(method, name, [None if t is None else t.to(device) for t in getattr(method, name) or []])
+    net = net.to(device)
+    method._rest = {name: parameter for name, parameter in net.named_parameters() if name in method._rest}
     run = setup(net, Compute(micro_batch=16), device)
     loop = training._Loop(run, method, config, Path(), "", False, None, lambda _: None, lambda: False)
     loop.step = step
@@ -220,7 +232,7 @@ def test_an_attack_step_allocates_little() -> None:
 def test_a_compiled_network_gives_the_same_gradients() -> None:
     loss, named = gradients(digits_cnn(), Compute())
     net = digits_cnn()
-    compute = select_compute(ComputeConfig(precision="fp32", compile=True), net, (1, 8, 8), CPU)
+    compute = select_compute(ComputeConfig(precision="fp32", compile=True), net, (1, 8, 8), 20, CPU)
     other_loss, other = gradients(net, compute)
     torch.testing.assert_close(other_loss, loss)
     for name, gradient in named.items():

@@ -111,7 +111,9 @@ def _compress(
 
     config, network, data, card = start.config, start.network, start.data, start.card
     device = select_device(config.device, ranks)
-    setup = training_setup(config, network, card.mean, card.std, device, data, start.threat_model, ranks)
+    setup = training_setup(
+        config, config.compress, network, card.mean, card.std, device, data, start.threat_model, ranks
+    )
     dense = copied(network.state_dict(), device)
     method = Atmc(network, config.compress, feasibility.budget)
     run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)

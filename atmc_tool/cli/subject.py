@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from atmc_tool.cli.report import report_at_end
 from atmc_tool.cli.run_folder import RunFolder
 from atmc_tool.cli.settings import portable
 from atmc_tool.compute import select_compute
-from atmc_tool.config import Config, to_yaml
+from atmc_tool.config import Config, ScheduleConfig, to_yaml
 from atmc_tool.data import DataSet
 from atmc_tool.distributed import Ranks
 from atmc_tool.errors import InputError, UsageError
@@ -79,6 +80,7 @@ def check_fit(network: nn.Module, name: str, data: DataSet, image_shape: tuple[i
 
 def training_setup(
     config: Config,
+    schedule: ScheduleConfig,
     network: nn.Module,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -92,7 +94,10 @@ def training_setup(
     Every rank's `network` gets the first one's weights.
     """
     network.load_state_dict(ranks.from_first(network.state_dict))
-    compute = ranks.together(lambda: select_compute(config.compute, network.to(device), data.image_shape, device))
+    most = -(-min(schedule.batch_size, len(data.train)) // ranks.size)
+    own = ranks.together(lambda: select_compute(config.compute, network.to(device), data.image_shape, most, device))
+    micro_batches = [size for size in ranks.each(own.micro_batch) if size is not None]
+    compute = replace(own, micro_batch=min(micro_batches, default=None))
     for text in compute.notes:
         note(text)
     return Setup(network, mean, std, device, data, threat_model, config.attack, config.seed, compute, ranks)

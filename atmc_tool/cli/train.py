@@ -97,7 +97,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", 
     mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
     std = per_channel("model.std", config.model.std or architecture.std, channels)
     attacked = None if config.train.natural else threat_model
-    setup = training_setup(config, network, mean, std, device, data, attacked, ranks)
+    setup = training_setup(config, config.train, network, mean, std, device, data, attacked, ranks)
     run_training(config, "train", setup, Dense(network, config.train), folder, select=True, resume=resume)
     state = network.state_dict()
     card = ModelCard(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from atmc_tool import admm
 from atmc_tool.budget import Budget, compressible, kept_for_bytes
-from atmc_tool.codebooks import movement, quantize
+from atmc_tool.codebooks import movement, positions, quantize
 from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.factors import factorize, materialize, to_compressed
@@ -44,11 +44,13 @@ class Atmc:
         self._n_weights = sum(parameter.numel() for parameter in chosen.values())
         self._kept = budget.kept
         self._masks = [torch.ones_like(t, dtype=torch.bool) for t in self._flat]
+        self._positions: list[Tensor] | None = None  # of what the masks keep, for as long as they stay as they are
         self._quantizing = False
         self._finished = False
-        self._auxiliaries = [t.detach().clone() for t in self._flat]
-        self._before = [t.clone() for t in self._auxiliaries]
-        self._duals = [torch.zeros_like(t) for t in self._auxiliaries]
+        # made when quantising starts: until then they would only take memory, and bytes of checkpoints
+        self._auxiliaries: list[Tensor] = []
+        self._before: list[Tensor] = []
+        self._duals: list[Tensor] = []
         self._centres: list[Tensor | None] = [None] * len(self._flat)
         self._centres_before = list(self._centres)
 
@@ -100,12 +102,13 @@ class Atmc:
         self._meet_limit(self._n_weights if self._config.projection == "latent" else self._kept)
         self._project(self._kept)
         if self._config.bits is not None:
+            self._duals = [torch.zeros_like(t) for t in self._flat]
             self._update_auxiliaries()
-            self._before = [t.clone() for t in self._auxiliaries]
+            self._before = self._auxiliaries
 
     @torch.no_grad()
     def _project(self, kept: int) -> None:
-        self._masks = top_k_masks(self._flat, kept)
+        self._masks, self._positions = top_k_masks(self._flat, kept), None
         for tensor, mask in zip(self._flat, self._masks, strict=True):
             tensor.mul_(mask)
 
@@ -115,9 +118,11 @@ class Atmc:
         self._before = self._auxiliaries
         self._centres_before = list(self._centres)
         self._auxiliaries = []
-        for i, (tensor, mask) in enumerate(zip(self._flat, self._masks, strict=True)):
+        if self._positions is None:
+            self._positions = [positions(mask) for mask in self._masks]
+        for i, (tensor, kept) in enumerate(zip(self._flat, self._positions, strict=True)):
             z, self._centres[i] = quantize(
-                tensor + self._duals[i], mask, self._config.bits, self._centres[i], WARM_ITERATIONS
+                tensor + self._duals[i], kept, self._config.bits, self._centres[i], WARM_ITERATIONS
             )
             self._auxiliaries.append(z)
 
@@ -146,7 +151,7 @@ class Atmc:
         if self._config.bits is None:
             return [t.detach() * mask for t, mask in zip(self._flat, masks, strict=True)]
         return [
-            quantize(tensor.detach(), mask, self._config.bits, centres)[0]
+            quantize(tensor.detach(), positions(mask), self._config.bits, centres)[0]
             for tensor, mask, centres in zip(self._flat, masks, self._centres, strict=True)
         ]
 
@@ -222,7 +227,7 @@ class Atmc:
         for tensor, saved in zip(self._flat, state["factors"], strict=True):
             tensor.copy_(saved)
         device = self._flat[0].device
-        self._masks = [t.to(device) for t in state["masks"]]
+        self._masks, self._positions = [t.to(device) for t in state["masks"]], None
         self._auxiliaries = [t.to(device) for t in state["auxiliaries"]]
         self._before = [t.to(device) for t in state["before"]]
         self._duals = [t.to(device) for t in state["duals"]]
