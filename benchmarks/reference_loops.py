@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-LLOYD_ITERATIONS, LLOYD_TOLERANCE = 20, 1e-4
+LLOYD_ITERATIONS = 20
+LLOYD_TOLERANCE = 1e-4  # the published code's
 
 
 def plain_loop(
@@ -46,8 +47,19 @@ class PaperPort:
     `table_lloyd` of θ + u for each factor, then u += θ − z. Factors with fewer than 2^bits nonzeros stay as they are.
     """
 
-    def __init__(self, network: nn.Module, keep: float, bits: int, rho: float, lr: float, eps: float, steps: int):
+    def __init__(
+        self,
+        network: nn.Module,
+        keep: float,
+        bits: int,
+        rho: float,
+        lr: float,
+        eps: float,
+        steps: int,
+        tolerance: float,
+    ):
         self.network, self.bits, self.rho, self.eps, self.steps = network, bits, rho, eps, steps
+        self.tolerance = tolerance
         self.factors: dict[str, list[Tensor]] = {}
         self.rest: list[Tensor] = []
         for name, weight in network.named_parameters():
@@ -88,7 +100,7 @@ class PaperPort:
         for i, tensor in enumerate(self.flat):
             z = tensor + self.duals[i]
             if z.count_nonzero() >= 2**self.bits:
-                z = table_lloyd(z.flatten(), 2**self.bits).reshape(z.shape)
+                z = table_lloyd(z.flatten(), 2**self.bits, self.tolerance).reshape(z.shape)
             self.auxiliaries[i] = z
             self.duals[i] = self.duals[i] + tensor - z
 
@@ -113,12 +125,12 @@ class PaperPort:
             self._quantize()
 
 
-def table_lloyd(values: Tensor, size: int) -> Tensor:
+def table_lloyd(values: Tensor, size: int, tolerance: float) -> Tensor:
     """Each value's centre; values (n,), zeros among them.
 
     Lloyd with one centre fixed at 0 and `size` free ones, which start at nonzero values drawn at random. Distances,
     memberships and their products are tables of n × (size + 1), in memory that is allocated once. An empty cell's
-    centre becomes 0. It ends after `LLOYD_ITERATIONS`, or when (Σ |shift|)² < `LLOYD_TOLERANCE`.
+    centre becomes 0. It ends after `LLOYD_ITERATIONS`, or when (Σ |shift|)² < `tolerance`.
     """
     nonzero = values[values != 0]
     centres = torch.cat([values.new_zeros(1), nonzero[torch.randperm(len(nonzero))[:size]]])
@@ -130,6 +142,6 @@ def table_lloyd(values: Tensor, size: int) -> Tensor:
         moved = torch.where(count > 0, sums / count.clamp(min=1), 0.0)
         moved[0] = 0
         shift, centres = (moved - centres).abs().sum(), moved
-        if shift.square() < LLOYD_TOLERANCE:
+        if shift.square() < tolerance:
             break
     return centres[nearest]

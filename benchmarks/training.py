@@ -28,7 +28,7 @@ import torch
 from ledger import ORDER, Ledger, ceilings, demand
 from networks import resnet18, wrn_16_2
 from pipeline import processor
-from reference_loops import PaperPort, plain_loop
+from reference_loops import LLOYD_TOLERANCE, PaperPort, plain_loop
 from torch import Tensor, nn
 
 from atmc_tool import training
@@ -46,6 +46,8 @@ from atmc_tool.threat_model import ThreatModel
 from atmc_tool.training_step import Setup
 
 KEEP, BITS, INTERVAL, RHO, LR = 0.1, 8, 5, 0.1, 0.01
+SPREAD = 0.05  # standard deviation of the weights
+USER, PORT, FULL_PORT = "user's loop", "paper's port", "paper's port, 20 iterations"
 STEPS_OF_SCHEDULE = 1000
 CPU = torch.device("cpu")
 FP32, AUTO = Compute(), Compute(torch.bfloat16 if has_bfloat16(CPU) else None)
@@ -141,9 +143,16 @@ def schedules(case: Case) -> tuple[TrainConfig, CompressConfig, CompressConfig]:
 
 
 def initial(case: Case) -> nn.Module:
-    """The network, with the same weights every time."""
+    """The network, with the same weights every time: of one spread, so that each layer keeps its share of them.
+
+    As they are initialised, hardly any of a late layer's weights are among the largest of all; trained ones are.
+    """
     torch.manual_seed(0)
-    return case.build()
+    network = case.build()
+    with torch.no_grad():
+        for weight in compressible(network)[0].values():
+            weight.mul_(SPREAD / weight.std())
+    return network
 
 
 def fed(case: Case, step: Callable[[Tensor, Tensor], None]) -> Step:
@@ -176,15 +185,20 @@ def atmc_loop(case: Case, schedule: CompressConfig, compute: Compute) -> trainin
 def competitors(case: Case) -> dict[str, Competitor]:
     """All that is compared, each on a network of its own with the same weights and on the same data."""
     without, of_interval = 1 - 1 / INTERVAL, 1 / INTERVAL
-    port = PaperPort(initial(case), KEEP, BITS, RHO, LR, case.eps, case.attack_steps)
-    result = {
-        "user's loop": Competitor(((users_step(case), 1.0),)),
-        "paper's port, 8 bits": Competitor(
+
+    def port(tolerance: float) -> Competitor:
+        own = PaperPort(initial(case), KEEP, BITS, RHO, LR, case.eps, case.attack_steps, tolerance)
+        return Competitor(
             (
-                (fed(case, lambda x, y: port.step(x, y, codebooks=False)), without),
-                (fed(case, lambda x, y: port.step(x, y, codebooks=True)), of_interval),
+                (fed(case, lambda x, y: own.step(x, y, codebooks=False)), without),
+                (fed(case, lambda x, y: own.step(x, y, codebooks=True)), of_interval),
             )
-        ),
+        )
+
+    result = {
+        USER: Competitor(((users_step(case), 1.0),)),
+        PORT: port(LLOYD_TOLERANCE),
+        FULL_PORT: port(0.0),
         DENSE["fp32"]: Competitor(((dense_step(case, FP32), 1.0),)),
         DENSE["bf16"]: Competitor(((dense_step(case, AUTO), 1.0),), AUTO, "dense"),
     }
@@ -256,14 +270,14 @@ def show(name: str, case: Case, result: dict[str, Any]) -> None:
         f"{needs['matrix_bytes'] / 1e9:.2f} GB through products, {needs['bytes'] / 1e9:.2f} GB through all operators; "
         f"floor {low['fp32'] * 1e3:.0f} ms fp32, {low['bf16'] * 1e3:.0f} ms bf16"
     )
-    user, port = (steps[n]["rounds"] for n in ("user's loop", "paper's port, 8 bits"))
-    columns = ("ms", "lowest", "highest", "× floor", "÷ dense", "user's ÷", "port's ÷")
+    others = [steps[name]["rounds"] for name in (USER, PORT, FULL_PORT)]
+    columns = ("ms", "lowest", "highest", "× floor", "÷ dense", "user's ÷", "port's ÷", "20 it. ÷")
     print(f"{'':30}{'':>6}" + "".join(f"{column:>10}" for column in columns))
     for key, line in steps.items():
         own, precision = line["rounds"], line["precision"]
         dense = steps[DENSE[precision]]["rounds"]
         times = [1e3 * line["seconds"], 1e3 * min(own), 1e3 * max(own)]
-        ratios = [line["seconds"] / low[precision], ratio(own, dense), ratio(user, own), ratio(port, own)]
+        ratios = [line["seconds"] / low[precision], ratio(own, dense), *(ratio(other, own) for other in others)]
         print(f"{key:30}{precision:>6}" + "".join(f"{t:10.0f}" for t in times) + "".join(f"{r:10.2f}" for r in ratios))
     looked_into = [line for line in steps.values() if "ledger" in line]
     print(f"\n{'% of the step':24}" + "".join(f"{line['title']:>14}" for line in looked_into))
@@ -296,7 +310,7 @@ def main() -> None:
         "threads": arguments.threads,
         "clock": clock.__name__,
         "rounds": arguments.rounds,
-        "settings": {"keep": KEEP, "bits": BITS, "codebook_interval": INTERVAL, "attack_steps": AttackConfig().steps},
+        "settings": {"keep": KEEP, "bits": BITS, "codebook_interval": INTERVAL, "spread": SPREAD},
         "python": platform.python_version(),
         "versions": {package: version(package) for package in ("torch", "numpy")},
         "ceilings": limits,
