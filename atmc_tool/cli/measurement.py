@@ -81,8 +81,11 @@ def measure(
     return facts
 
 
-def predicted_seconds(setup: Setup, evaluation: EvaluationConfig, networks: int) -> float:
-    """Seconds that `measure` will take at most for so many networks: from the time of one input gradient."""
+def predicted_seconds(setup: Setup, evaluation: EvaluationConfig, networks: int, *, attacked: bool) -> float:
+    """Seconds that `measure` will take at most for so many networks: from the time of one input gradient.
+
+    attacked: there is a threat model to measure against, also after a natural training
+    """
     chosen = test_subset(setup.data.test, min(evaluation.n, TIMED_IMAGES), SEED)
     images = torch.from_numpy(chosen.floats()).to(setup.device)
     labels = torch.from_numpy(chosen.labels).to(setup.device)

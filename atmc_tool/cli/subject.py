@@ -109,7 +109,8 @@ def _training_seconds(config: Config, section: str, time_limit: float, setup: Se
     Raises:
         UsageError: they leave too little for the training.
     """
-    own = predicted_seconds(setup, config.evaluation, networks=1 if section == "train" else 2)
+    attacked, networks = config.threat_model.parse() is not None, 1 if section == "train" else 2
+    own = predicted_seconds(setup, config.evaluation, networks, attacked=attacked)
     reserve = max(setup.ranks.each(own))
     if reserve > MOST_FOR_MEASURING * time_limit:
         raise UsageError(
