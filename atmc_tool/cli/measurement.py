@@ -95,6 +95,6 @@ def predicted_seconds(setup: Setup, evaluation: EvaluationConfig, networks: int,
         started = time.monotonic()
         classifier.loss_gradient(images, labels, "cross_entropy").cpu()
         seconds = time.monotonic() - started
-    attack = evaluation.restarts * (evaluation.steps + 1) if setup.threat_model else 0
+    attack = evaluation.restarts * (evaluation.steps + 1) if attacked else 0
     n = -(-min(evaluation.n, len(setup.data.test)) // setup.ranks.size)
     return MARGIN * networks * seconds * (attack + 1) * n / len(chosen)
