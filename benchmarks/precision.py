@@ -75,7 +75,9 @@ def compared(name: str, seeds: list[int]) -> dict[str, Any]:
             error = statistics.stdev(points) / len(points) ** 0.5 if len(points) > 1 else None
             mean = statistics.mean(points)
             differences[f"{stage} {key}"] = {"points": points, "mean": mean, "standard_error": error}
-    return {"commands": EXPERIMENTS[name], "common": COMMON, "pairs": pairs, "differences": differences}
+    command = f"python benchmarks/precision.py {name} --seeds {' '.join(map(str, seeds))}"
+    runs = {"commands": EXPERIMENTS[name], "common": COMMON}
+    return {"command": command, **runs, "pairs": pairs, "differences": differences}
 
 
 def main() -> None:
@@ -84,14 +86,14 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
+    experiments = {name: compared(name, arguments.seeds) for name in arguments.names}
     path = ROOT / "benchmarks" / "results" / "precision.json"
     known = json.loads(path.read_text())["experiments"] if path.exists() else {}
     result = {
-        "command": f"python benchmarks/precision.py {' '.join(sys.argv[1:])}",
         "machine": processor(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
-        "experiments": known | {name: compared(name, arguments.seeds) for name in arguments.names},
+        "experiments": known | experiments,
     }
     path.write_text(json.dumps(result, indent=1) + "\n")
     for name, experiment in result["experiments"].items():
