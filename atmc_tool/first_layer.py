@@ -1,7 +1,8 @@
 """The layer that takes the images, in float32 and fast, where the rest of a network runs in bfloat16.
 
-bfloat16 tells 1 from 0.996 and nothing between: on images in [0, 1] its rounding is a tenth of an eps of 8/255, so an
-attack and a training that see rounded images work on other images than the ones that are judged.
+bfloat16 tells 1 from 0.996 and nothing between: an eighth of an eps of 8/255. An attack and a training that see
+rounded images work on other images than the ones that are judged, which cost a point or two of robust accuracy
+(docs/log.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
