@@ -87,12 +87,18 @@ def loss_and_gradients(
             )
         setup.network.train()
         classifier = setup.classifier(leaves, setup.compute.dtype)
+        own: dict[str, Tensor] = {}  # a part's terms first: so parts add up as ranks do, to the same bits
         for term in mixed(classifier, x, adversarial, y, clean_weight):
             loss = term * (len(y) / total)
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            for name, gradient in zip(leaves, gradients, strict=True):
-                if gradient is not None:
-                    named[name] = named[name].add_(gradient) if name in named else gradient
+            _add(own, {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None})
             loss_sum += loss.detach()
+        _add(named, own)
     setup.ranks.add_up([loss_sum, *named.values()])
     return loss_sum, named
+
+
+def _add(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    """Add `more` to `sums`, in place, by name."""
+    for name, tensor in more.items():
+        sums[name] = sums[name].add_(tensor) if name in sums else tensor
