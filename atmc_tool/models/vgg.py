@@ -11,7 +11,7 @@ WIDTH = 64
 
 
 class VGG16(nn.Module):
-    """13 convolutions of 3 × 3 with batch norm, and two linear layers of 8w units; (N, 3, 32, 32) → logits (N, classes).
+    """13 convolutions of 3 × 3 with batch norm, two linear layers of 8w units; (N, 3, 32, 32) → logits (N, classes).
 
     No dropout. Names of parameters as in torchvision's, whose linear layers are larger.
     """
