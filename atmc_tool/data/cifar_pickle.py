@@ -7,7 +7,7 @@ own functions; here passive stand-ins take their arguments, which are checked be
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ EXPECTED = "a pickled dict of one uint8 array and lists, as CIFAR's makers publi
 
 # What containers, numbers, strings and calls need; all else is refused before the pickle is loaded.
 _PLAIN = """
-PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES
-BINBYTES8 SHORT_BINUNICODE BINUNICODE EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE
+PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 SHORT_BINSTRING BINSTRING SHORT_BINBYTES
+BINBYTES BINBYTES8 SHORT_BINUNICODE BINUNICODE EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE
 BINGET LONG_BINGET
 """
 _NESTING = "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL STACK_GLOBAL REDUCE BUILD"
@@ -41,31 +41,11 @@ class _Array:
 class _Type:
     """What the pickle of an element type says, its name first."""
 
-    def __init__(self, *arguments: object) -> None:
-        self.name = arguments[0] if arguments else None
+    def __init__(self, name: object) -> None:
+        self.name = name
 
     def __setstate__(self, state: object) -> None:
         """Byte order and the like, which a type of one byte does not have."""
-
-
-def _encode(text: object, encoding: object) -> bytes:
-    """How Python 3 pickles bytes by the protocols of Python 2."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("not latin1")
-    return text.encode("latin1")
-
-
-def _new_array(*_: object) -> _Array:
-    return _Array()
-
-
-_STAND_INS: Mapping[tuple[str, str], Callable[..., object]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _new_array,
-    ("numpy._core.multiarray", "_reconstruct"): _new_array,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Type,
-    ("_codecs", "encode"): _encode,
-}
 
 
 class _Forbidden(Exception):
@@ -73,12 +53,19 @@ class _Forbidden(Exception):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the stand-ins and nothing else."""
+    """Knows stand-ins for what a batch names, and nothing else; a file that changes one changes its own copy."""
 
     def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) not in _STAND_INS:
+        stand_ins: dict[tuple[str, str], Callable[..., object] | None] = {
+            ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+            ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+            ("numpy", "ndarray"): None,  # only ever an argument of _reconstruct
+            ("numpy", "dtype"): lambda kind, *_: _Type(kind),
+            ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # Python 3's bytes by Python 2's protocols
+        }
+        if (module, name) not in stand_ins:
             raise _Forbidden(f"{module}.{name}"[:200])
-        return _STAND_INS[module, name]
+        return stand_ins[module, name]
 
 
 def read_batch(content: bytes, labels: str, width: int, where: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

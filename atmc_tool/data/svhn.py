@@ -3,7 +3,6 @@
 import math
 import warnings
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -53,11 +52,10 @@ def _read(path: Path) -> Images:
     from scipy.io import loadmat  # late: other sources don't need it
 
     try:
-        with reading(path, MAX_FILE_BYTES) as file, warnings.catch_warnings():
+        with reading(path, MAX_FILE_BYTES), warnings.catch_warnings():
             warnings.simplefilter("error")
-            _check_sizes(file, str(path))
-            file.seek(0)
-            arrays = loadmat(file, variable_names=["X", "y"])
+            _check_sizes(str(path))
+            arrays = loadmat(str(path), appendmat=False, variable_names=["X", "y"])
             pixels, digits = np.asarray(arrays["X"]), np.asarray(arrays["y"])
             labels = digits.reshape(-1).astype(np.int64)
             whole = bool(np.all(labels == digits.reshape(-1)))
@@ -73,11 +71,11 @@ def _read(path: Path) -> Images:
     return checked_images(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)), labels % 10, str(path))
 
 
-def _check_sizes(file: BinaryIO, where: str) -> None:
+def _check_sizes(where: str) -> None:
     """Compare what the headers of `X` and `y` state with what SVHN has, before either is read."""
     from scipy.io import whosmat
 
-    found = {name: (shape, kind) for name, shape, kind in whosmat(file)}
+    found = {name: (shape, kind) for name, shape, kind in whosmat(where, appendmat=False)}
     shape, kind = found.get("X", ((), ""))
     if shape[:3] != (32, 32, 3) or len(shape) != 4 or kind != "uint8" or not 0 < math.prod(shape) <= MAX_BYTES:
         expected, got = "X, uint8 (32, 32, 3, n)", f"{kind} {shape}" if kind else "no X"
