@@ -104,7 +104,7 @@ def test_damage_anywhere_in_the_headers_never_ends_in_another_error(compressed: 
     path = tmp_path / "test_32x32.mat"
     sound = path.read_bytes()
     for position in (*range(124, 260), len(sound) // 2, *range(len(sound) - 140, len(sound))):
-        for change in (0x55, 0x01, 0x80):
+        for change in (0x55, 0x80):
             damaged = bytearray(sound)
             damaged[position] ^= change
             path.write_bytes(damaged)
@@ -114,7 +114,7 @@ def test_damage_anywhere_in_the_headers_never_ends_in_another_error(compressed: 
         refusal(tmp_path)
 
 
-def test_the_other_byte_order_and_other_variables(tmp_path: Path) -> None:
+def test_the_other_byte_order_and_other_variables() -> None:
     """Written by hand, for SciPy writes this machine's order alone."""
     digits = np.array([[1, 2, 3]], ">i2")
 
@@ -127,7 +127,7 @@ def test_the_other_byte_order_and_other_variables(tmp_path: Path) -> None:
         return element(14, body)
 
     header = b"by hand".ljust(124) + b"\x01\x00MI"
-    zipped = zlib.compress(matrix(b"zipped", digits + 1))
+    zipped = zlib.compress(matrix(b"zipped", (digits + 1).astype(">i2")))
     content = (
         header + matrix(b"other", digits) + matrix(b"plain", digits) + struct.pack(">II", 15, len(zipped)) + zipped
     )

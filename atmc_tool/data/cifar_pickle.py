@@ -100,7 +100,7 @@ def _check_opcodes(content: bytes) -> None:
     few = 0
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name not in _OPCODES:
-            raise _Forbidden(f"opcode {opcode.name}")
+            raise ValueError(f"opcode {opcode.name}, which no batch has")
         few += opcode.name in _FEW
         if few > _MAX_FEW or (opcode.name == "LONG_BINPUT" and int(argument or 0) > len(content)):
             raise ValueError("not of the form of a batch")
