@@ -168,7 +168,7 @@ def test_code_in_a_pickle_is_not_run(protocol: int, nested: bool, tmp_path: Path
         value: Any = {"data": pixels, "labels": labels, "x": [hostile]} if nested else hostile
         message = refusal(pickle.dumps(value, protocol))
         assert not marker.exists()
-        assert ("contains code" in message) == (protocol > 1)  # the older ones are refused as a whole
+        assert protocol not in (2, 3, 4) or "contains code" in message  # of the others no batch is read at all
 
 
 def test_a_pickle_that_changes_a_stand_in_changes_it_for_itself_alone() -> None:
