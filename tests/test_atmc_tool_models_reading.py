@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.model_card import ModelCard
-from atmc_tool.models import ARCHITECTURES
+from atmc_tool.models import ARCHITECTURES, find_architecture
 from atmc_tool.models.lenet import LeNet
-from atmc_tool.models.reading import ModelFile, choose_architecture, fit_state, infer_architecture, read_model
+from atmc_tool.models.reading import (
+    ModelFile,
+    choose_architecture,
+    fit_state,
+    fitted_network,
+    infer_architecture,
+    read_model,
+)
 from atmc_tool.models.writing import write_model
 
 CARD = ModelCard(arch="lenet", image_shape=(1, 28, 28), n_classes=10)
@@ -240,3 +247,34 @@ def test_a_card_does_not_run_code(tmp_path: Path) -> None:
         file = ModelFile(_state("lenet"), CARD.model_copy(update={"arch": arch}), "")
         assert f"--arch {arch}" in _refusal(lambda file=file: choose_architecture(file, None))  # type: ignore[misc]
     assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "n_classes"), [("resnet18", 100), ("wrn-28-4", 7), ("resnet20", 43), ("lenet-adv", 26), ("vgg16", 2)]
+)
+def test_the_weights_say_how_many_classes_there_are(name: str, n_classes: int) -> None:
+    state = ARCHITECTURES[name].build(n_classes).state_dict()
+    architecture = infer_architecture(state)
+    assert architecture is ARCHITECTURES[name]
+    assert _same(fitted_network(architecture, _prefixed(state, "module.")).state_dict(), state)
+
+
+def test_a_damaged_number_of_classes_is_refused_and_not_built() -> None:
+    state = _state("lenet-adv")
+    for weight in (torch.ones(1, 1).expand(1 << 40, 1), torch.ones(128), torch.ones(0, 128)):
+        message = _refusal(
+            lambda weight=weight: fitted_network(ARCHITECTURES["lenet-adv"], {**state, "fc2.weight": weight})
+        )  # type: ignore[misc]
+        assert "instead of 10×128" in message
+
+
+def test_a_card_may_name_a_width_and_a_file_without_one_is_not_guessed() -> None:
+    narrow = find_architecture("wrn-16-2")
+    assert narrow is not None
+    state = narrow.build(5).state_dict()
+    card = CARD.model_copy(update={"arch": "wrn-16-2"})
+    assert choose_architecture(ModelFile(state, card, ""), None).name == "wrn-16-2"
+    assert "nearest is wrn-16-8" in _refusal(lambda: infer_architecture(state))
+    for arch in ("wrn-16-21", "resnet18-99999999"):
+        file = ModelFile(state, card.model_copy(update={"arch": arch}), "")
+        assert "code that is not run" in _refusal(lambda file=file: choose_architecture(file, None))  # type: ignore[misc]
