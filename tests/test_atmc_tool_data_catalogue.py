@@ -116,7 +116,8 @@ def test_relative_paths_are_tried_as_given_then_below_the_data_folder(
 
 def test_an_unknown_name_lists_what_is_known_and_the_nearest(tmp_path: Path) -> None:
     write_npz(tmp_path / "letters.npz")
-    with pytest.raises(UsageError, match=r"digits, mnist, fashion-mnist, letters\.npz.*did you mean mnist\?"):
+    known = r"digits, mnist, fashion-mnist, cifar10, cifar100, svhn, letters\.npz"
+    with pytest.raises(UsageError, match=rf"{known}.*did you mean mnist\?"):
         data.load_data("minst", data_dir=tmp_path)
 
 
@@ -135,7 +136,7 @@ def test_a_missing_data_folder_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
-    with pytest.raises(InputError, match=r"expected a folder, a \.zip or an \.npz"):
+    with pytest.raises(InputError, match=r"expected a folder, a \.zip, an \.npz or a \.tar\.gz of CIFAR"):
         data.load_data(str(tmp_path / "a.txt"))
 
 

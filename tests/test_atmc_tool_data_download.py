@@ -130,3 +130,24 @@ def test_without_a_network_one_line_says_which_files_go_where(
     assert "\n" not in message
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.name.startswith("pooch")]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("cifar100", "cifar-100-python.tar.gz"),
+        ("svhn", "train_32x32.mat, test_32x32.mat"),
+    ],
+)
+def test_files_that_are_not_there_are_named(
+    cache: Path, closed_port: int, name: str, files: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{closed_port}")
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError) as caught:
+        data.load_data(name, data_dir=cache)
+    assert f"put {files} into {cache}/{name}" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.model_card import ModelCard
-from atmc_tool.models import ARCHITECTURES
+from atmc_tool.models import ARCHITECTURES, find_architecture
 from atmc_tool.models.lenet import LeNet
-from atmc_tool.models.reading import ModelFile, choose_architecture, fit_state, infer_architecture, read_model
+from atmc_tool.models.reading import (
+    ModelFile,
+    choose_architecture,
+    fit_state,
+    fitted_network,
+    infer_architecture,
+    read_model,
+)
 from atmc_tool.models.writing import write_model
 
 CARD = ModelCard(arch="lenet", image_shape=(1, 28, 28), n_classes=10)
@@ -152,7 +159,7 @@ def test_a_damaged_card(card: object, tmp_path: Path) -> None:
     assert "card in" in _refusal(lambda: read_model(tmp_path / "model.pt"))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["digits-cnn", "lenet", "resnet20", "mobilenet-v2"])
 def test_fit_state_loads_every_entry(name: str) -> None:
     state = _state(name)
     for prefix in ("", "module."):
@@ -216,10 +223,10 @@ def test_infer_does_not_guess_between_networks_of_the_same_weights(name: str) ->
 
 
 def test_infer_names_the_nearest_network_and_how_it_differs() -> None:
-    state = _state("resnet20") | {"linear.weight": torch.ones(100, 64), "linear.bias": torch.ones(100)}
+    state = _state("resnet20") | {"linear.weight": torch.ones(100, 65), "linear.bias": torch.ones(99)}
     message = _refusal(lambda: infer_architecture(state))
     assert "nearest is resnet20" in message
-    assert "2 wrongly shaped (linear.weight 100×64 instead of 10×64, linear.bias 100 instead of 10)" in message
+    assert "2 wrongly shaped (linear.weight 100×65 instead of 100×64, linear.bias 99 instead of 100)" in message
     assert "--arch pkg.mod:callable" in message
     assert "8 missing" in _refusal(lambda: infer_architecture({"stranger": torch.ones(2)}))
 
@@ -240,3 +247,34 @@ def test_a_card_does_not_run_code(tmp_path: Path) -> None:
         file = ModelFile(_state("lenet"), CARD.model_copy(update={"arch": arch}), "")
         assert f"--arch {arch}" in _refusal(lambda file=file: choose_architecture(file, None))  # type: ignore[misc]
     assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "n_classes"), [("resnet18", 100), ("wrn-28-4", 7), ("resnet20", 43), ("lenet-adv", 26), ("vgg16", 2)]
+)
+def test_the_weights_say_how_many_classes_there_are(name: str, n_classes: int) -> None:
+    state = ARCHITECTURES[name].build(n_classes).state_dict()
+    architecture = infer_architecture(state)
+    assert architecture is ARCHITECTURES[name]
+    assert _same(fitted_network(architecture, _prefixed(state, "module.")).state_dict(), state)
+
+
+def test_a_damaged_number_of_classes_is_refused_and_not_built() -> None:
+    state = _state("lenet-adv")
+    for weight in (torch.ones(1, 1).expand(1 << 40, 1), torch.ones(128), torch.ones(0, 128)):
+        message = _refusal(
+            lambda weight=weight: fitted_network(ARCHITECTURES["lenet-adv"], {**state, "fc2.weight": weight})
+        )  # type: ignore[misc]
+        assert "instead of 10×128" in message
+
+
+def test_a_card_may_name_a_width_and_a_file_without_one_is_not_guessed() -> None:
+    narrow = find_architecture("wrn-16-2")
+    assert narrow is not None
+    state = narrow.build(5).state_dict()
+    card = CARD.model_copy(update={"arch": "wrn-16-2"})
+    assert choose_architecture(ModelFile(state, card, ""), None).name == "wrn-16-2"
+    assert "nearest is wrn-16-8" in _refusal(lambda: infer_architecture(state))
+    for arch in ("wrn-16-21", "resnet18-99999999"):
+        file = ModelFile(state, card.model_copy(update={"arch": arch}), "")
+        assert "code that is not run" in _refusal(lambda file=file: choose_architecture(file, None))  # type: ignore[misc]

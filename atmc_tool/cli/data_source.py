@@ -3,9 +3,10 @@
 from atmc_tool.cli.render import counted
 from atmc_tool.config import Config
 from atmc_tool.data import DataSet, load_data
+from atmc_tool.data.catalogue import NAMES
 from atmc_tool.errors import UsageError
 
-DATA_EXPECTED = "--data digits, mnist, fashion-mnist, a folder, .zip, .npz, pkg.mod:callable or file.py:callable"
+DATA_EXPECTED = f"--data {', '.join(NAMES)}, a folder, .zip, .npz, pkg.mod:callable or file.py:callable"
 
 
 def load_configured(config: Config) -> DataSet:

@@ -128,7 +128,7 @@ def config_sources(command: F) -> F:
 def network_and_data(command: F) -> F:
     """`--arch`, `--data`, `--data-dir`, `--eps`, `--seed`, `--device`."""
     return _join(
-        setting("model.arch", "--arch", metavar="NAME", help="Registry name, pkg.mod:callable or file.py:callable."),
+        setting("model.arch", "--arch", metavar="NAME", help="Built-in network, pkg.mod:callable or file.py:callable."),
         data,
         setting("threat_model.eps", "--eps", type=EPS, help="Radius of the l-infinity ball: 8/255 or 0.1."),
         setting("seed", "--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of everything random; default 0."),
@@ -140,7 +140,10 @@ def data(command: F) -> F:
     """`--data`, `--data-dir`."""
     return _join(
         setting(
-            "data.name", "--data", metavar="DATA", help="digits, mnist, fashion-mnist, a folder, .zip, .npz or mod:f."
+            "data.name",
+            "--data",
+            metavar="DATA",
+            help="digits, mnist, fashion-mnist, cifar10, cifar100, svhn, a folder, .zip, .npz or mod:f.",
         ),
         setting("data.dir", "--data-dir", type=PATH, help="Where data sets lie; else ATMC_DATA_DIR."),
     )(command)

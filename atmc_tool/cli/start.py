@@ -17,7 +17,7 @@ from atmc_tool.config import Config, build_config, merge
 from atmc_tool.data import DataSet
 from atmc_tool.errors import AtmcError, UsageError
 from atmc_tool.model_card import ModelCard
-from atmc_tool.models.reading import choose_architecture, fit_state, read_model
+from atmc_tool.models.reading import choose_architecture, fitted_network, read_model
 from atmc_tool.threat_model import ThreatModel
 from evaluators.onnx_gradient import differentiate
 from evaluators.policy import parse_policy
@@ -74,8 +74,7 @@ def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> S
     if threat_model is None:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
     torch.manual_seed(config.seed)
-    network = architecture.build()
-    fit_state(network, file.state)
+    network = fitted_network(architecture, file.state)
     data = load_configured(config)
     shape = architecture.image_shape or (file.card.image_shape if file.card else None)
     check_fit(network, architecture.name, data, shape)

@@ -91,7 +91,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", 
     data = ranks.together(lambda: load_configured(config))
     architecture = _architecture(config, data)
     torch.manual_seed(config.seed)
-    network = architecture.build()
+    network = architecture.build(data.n_classes)
     check_fit(network, architecture.name, data, architecture.image_shape)
     channels = data.image_shape[0]
     mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
@@ -124,8 +124,7 @@ def _architecture(config: "Config", data: "DataSet") -> "Architecture":
 
     if config.model.arch is not None:
         return resolve_architecture(config.model.arch)
-    shapes = (data.image_shape, data.n_classes)
-    fitting = [known.name for known in ARCHITECTURES.values() if (known.image_shape, known.n_classes) == shapes]
+    fitting = [known.name for known in ARCHITECTURES.values() if known.image_shape == data.image_shape]
     hint = f"{', '.join(fitting)} fits {data.name}" if fitting else ""
     raise UsageError("which network?", expected="--arch NAME, pkg.mod:callable or file.py:callable", hint=hint)
 

@@ -5,17 +5,21 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from atmc_tool.data.cifar import CLASS_NAMES, find_layout, read_cifar, read_cifar_set
 from atmc_tool.data.custom import read_custom
 from atmc_tool.data.data_set import TEST_SEED, DataSet, Parts, digest_of, limited_indices, split_validation
 from atmc_tool.data.digits import read_digits
+from atmc_tool.data.file_tree import flat_tree
 from atmc_tool.data.idx import KINDS, has_idx, read_idx_folder, read_idx_set
 from atmc_tool.data.image_folder import Progress, read_image_folder
 from atmc_tool.data.npz import read_npz
+from atmc_tool.data.svhn import has_svhn, read_svhn, read_svhn_set
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.plugins import is_callable_spec
 
-NAMES = ("digits", *KINDS)
+NAMES = ("digits", *KINDS, *CLASS_NAMES, "svhn")
 SUFFIXES = (".zip", ".npz")
+TARS = (".tar", ".tgz", ".gz")
 
 
 def load_data(
@@ -29,9 +33,9 @@ def load_data(
 ) -> DataSet:
     """The data set `spec` names.
 
-    spec:       `digits`, `mnist`, `fashion-mnist`; a folder or .zip of `train|test/<class>/<image>`, an .npz, a folder
-                of IDX files; `pkg.mod:callable` or `file.py:callable`. A relative path is tried as given and then
-                below `data_dir`, there also without its suffix.
+    spec:       one of NAMES; a folder or .zip of `train|test/<class>/<image>`, an .npz, a folder of IDX files, a folder
+                or .tar.gz of CIFAR, a folder of SVHN; `pkg.mod:callable` or `file.py:callable`. A relative path is
+                tried as given and then below `data_dir`, there also without its suffix (.zip, .npz).
     data_dir:   where data lies; else the environment's ATMC_DATA_DIR
     seed:       chooses the validation images and what `limit` keeps of the training images
     validation: fraction of the training images that is split off for validation, in (0, 1)
@@ -56,6 +60,10 @@ def load_data(
         parts = read_digits()
     elif spec in KINDS:
         parts = read_idx_set(spec, _existing(data_dir))
+    elif spec in CLASS_NAMES:
+        parts = read_cifar_set(spec, _existing(data_dir))
+    elif spec == "svhn":
+        parts = read_svhn_set(_existing(data_dir))
     elif is_callable_spec(spec):
         parts = read_custom(spec)
     else:
@@ -79,7 +87,7 @@ def _find(spec: str, data_dir: Path | None) -> Path:
     found = next((place for place in places if spec and place.exists()), None)
     if found is not None:
         return found
-    if Path(spec).suffix in SUFFIXES or "/" in spec or os.sep in spec:
+    if Path(spec).suffix in SUFFIXES + TARS or "/" in spec or os.sep in spec:
         below = f", nor below {data_dir}" if data_dir else ""
         raise InputError(f"no such file or folder: {spec}{below}", hint="give --data-dir or a path that is there")
     names = [*NAMES, *_names_below(data_dir)]
@@ -99,11 +107,17 @@ def _names_below(data_dir: Path | None) -> list[str]:
 def _read_path(path: Path, *, limit: int | None, seed: int, progress: Progress | None) -> Parts:
     if path.is_dir() and has_idx(path):
         return read_idx_folder(path, KINDS.get(path.name))
+    if path.is_dir() and has_svhn(path):
+        return read_svhn(path)
+    if path.is_dir() or path.suffix in TARS:
+        tree = flat_tree(path)
+        if layout := find_layout(tree):
+            return read_cifar(tree, layout)
     if path.suffix == ".npz":
         return read_npz(path)
     if path.is_dir() or path.suffix == ".zip":
         return read_image_folder(path, limit=limit, seed=seed, progress=progress)
-    raise InputError(f"{path} is no data set", expected="a folder, a .zip or an .npz")
+    raise InputError(f"{path} is no data set", expected="a folder, a .zip, an .npz or a .tar.gz of CIFAR")
 
 
 def _named(data: DataSet, spec: str, limit: int | None, seed: int) -> DataSet:

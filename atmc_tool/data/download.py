@@ -1,4 +1,4 @@
-"""The one place that uses the network: MNIST and Fashion-MNIST, checked against known SHA-256 sums."""
+"""The one place that uses the network: public data sets, checked against known SHA-256 sums."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,9 @@ from atmc_tool.errors import InputError
 URLS = {
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "fashion-mnist": "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+    "cifar10": "https://www.cs.toronto.edu/~kriz/",
+    "cifar100": "https://www.cs.toronto.edu/~kriz/",
+    "svhn": "http://ufldl.stanford.edu/housenumbers/",
 }
 SHA256 = {
     "mnist": {
@@ -23,6 +26,16 @@ SHA256 = {
         "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
         "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
         "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
+    "cifar10": {
+        "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    },
+    "cifar100": {
+        "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    },
+    "svhn": {
+        "train_32x32.mat": "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+        "test_32x32.mat": "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
     },
 }
 TIMEOUT = (4, 20)
@@ -52,10 +65,11 @@ def fetch(name: str, files: Sequence[str], *, wanted: Path | None, url: str | No
                     downloader=pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16),
                 )
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: another checksum
+        unzipped = " (.gz or not)" if files[0].endswith("-ubyte.gz") else ""
         place = f"{wanted}/{name}" if wanted else f"DIR/{name} and name DIR by --data-dir or ATMC_DATA_DIR"
         raise InputError(
             f"{name} is not on this machine and can't be downloaded ({_reason(error)})",
-            hint=f"put {', '.join(files)} (.gz or not) into {place}",
+            hint=f"put {', '.join(files)}{unzipped} into {place}",
         ) from error
     return folder
 

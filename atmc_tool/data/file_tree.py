@@ -1,15 +1,23 @@
-"""The files of a folder or of a zip archive behind one face; an archive is read in place, nothing is extracted."""
+"""The files of a folder or of an archive behind one face; an archive is read in place, nothing is extracted."""
 
+import gzip
+import io
 import os
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from atmc_tool.errors import InputError
+from atmc_tool.files import reading
 
 PARTS = ("train", "test")
+MAX_TAR_BYTES = 2**28
+"""Of an archive, before and after it is unzipped; CIFAR's are about 180 MB."""
+CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,45 @@ def open_tree(path: Path) -> Iterator[FileTree]:
     except (OSError, zipfile.BadZipFile) as error:
         kind = "folder" if path.is_dir() else "zip archive"
         raise InputError(f"{path} is no readable {kind}", got=f"{type(error).__name__}: {error}") from error
+
+
+def flat_tree(path: Path) -> FileTree:
+    """The files directly in a folder, or those of a .tar or .tar.gz, in which one folder around them is left out.
+
+    Raises:
+        InputError: not readable, no such archive, or larger than 256 MiB.
+    """
+    try:
+        if path.is_dir():
+            sizes = {file.name: file.stat().st_size for file in path.iterdir() if file.is_file()}
+            return FileTree(path, sizes, lambda name: (path / name).read_bytes())
+        # Wholly in memory: no header of the archive can then make its reader take more than is there.
+        archive = tarfile.open(fileobj=io.BytesIO(_unzipped(path)), mode="r:")  # noqa: SIM115 - read from later
+        entries = {entry.name.removeprefix("./"): entry for entry in archive if entry.isreg() and not entry.issparse()}
+    except (OSError, EOFError, ValueError, OverflowError, RecursionError, tarfile.TarError, zlib.error) as error:
+        kind = "folder" if path.is_dir() else ".tar or .tar.gz archive"
+        raise InputError(f"{path} is no readable {kind}", got=f"{type(error).__name__}: {error}") from error
+    top = _common_folder(list(entries))
+
+    def read(name: str) -> bytes:
+        file = archive.extractfile(entries[top + name])
+        return file.read() if file else b""
+
+    return FileTree(path, {name.removeprefix(top): entry.size for name, entry in entries.items()}, read)
+
+
+def _unzipped(path: Path) -> bytes:
+    """The content of a file, gzip or not."""
+    content = bytearray()  # grows with what is really there
+    with reading(path, MAX_TAR_BYTES) as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if zipped else file
+        while chunk := stream.read(CHUNK):
+            content += chunk
+            if len(content) > MAX_TAR_BYTES:
+                raise InputError(f"{path} is too large", expected=f"at most {MAX_TAR_BYTES} bytes when unzipped")
+    return bytes(content)
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, int]]:

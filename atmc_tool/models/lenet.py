@@ -5,18 +5,18 @@ from torch import Tensor, nn
 
 
 class LeNet(nn.Module):
-    """Two 5 × 5 convolutions, each with max-pooling, and two linear layers; (N, 1, 28, 28) → logits (N, 10).
+    """Two 5 × 5 convolutions, each with max-pooling, and two linear layers; (N, 1, 28, 28) → logits (N, classes).
 
-    431,080 parameters. Caffe's (and the paper's) has no ReLU after the convolutions, so max-pooling is the only
-    nonlinearity there; `relu` puts one in. The parameters are the same either way.
+    For 10 classes 431,080 parameters. Caffe's (and the paper's) has no ReLU after the convolutions, so max-pooling is
+    the only nonlinearity there; `relu` puts one in. The parameters are the same either way.
     """
 
-    def __init__(self, relu: bool) -> None:
+    def __init__(self, n_classes: int, *, relu: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 20, 5)
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.fc1 = nn.Linear(50 * 4 * 4, 500)
-        self.fc2 = nn.Linear(500, 10)
+        self.fc2 = nn.Linear(500, n_classes)
         self._relu = relu
         for layer in (self.conv1, self.conv2, self.fc1, self.fc2):
             nonlinear = layer is self.fc1 or (relu and isinstance(layer, nn.Conv2d))
@@ -32,11 +32,11 @@ class LeNet(nn.Module):
         return logits
 
 
-def lenet() -> LeNet:
+def lenet(n_classes: int = 10) -> LeNet:
     """LeNet as published: no ReLU after the convolutions."""
-    return LeNet(relu=False)
+    return LeNet(n_classes, relu=False)
 
 
-def lenet_relu() -> LeNet:
+def lenet_relu(n_classes: int = 10) -> LeNet:
     """LeNet with a ReLU after each convolution."""
-    return LeNet(relu=True)
+    return LeNet(n_classes, relu=True)

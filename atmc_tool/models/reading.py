@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from atmc_tool.errors import InputError
 from atmc_tool.files import read_bytes, sha256
 from atmc_tool.model_card import ModelCard
-from atmc_tool.models import ARCHITECTURES, Architecture, resolve_architecture
+from atmc_tool.models import ARCHITECTURES, Architecture, find_architecture, resolve_architecture
 from atmc_tool.models.safetensors_file import decode_safetensors
 from atmc_tool.models.torch_file import load_torch
 
 MAX_FILE_BYTES = 4 << 30  # of a file, and of its tensors once decoded
+MAX_CLASSES = 1 << 16
 CARD_KEY = "atmc_tool"
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, of torch.compile
@@ -92,15 +93,26 @@ def fit_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
                 tensor.zero_()
 
 
+def fitted_network(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
+    """A network of `architecture` with the weights `state`, and with as many logits as these give.
+
+    Raises:
+        UsageError, InputError: see `resolve_architecture`, `fit_state`.
+    """
+    network = architecture.build(_n_classes(architecture, _without_wrappers(state)))
+    fit_state(network, state)
+    return network
+
+
 def infer_architecture(state: Mapping[str, Tensor]) -> Architecture:
-    """The one registered network whose keys and shapes are those of `state`.
+    """The one network of `ARCHITECTURES` whose keys and shapes are those of `state`, for any number of classes.
 
     Raises:
         InputError: none fits (names the nearest and how it differs), or several do (`lenet` and `lenet-relu`).
     """
     state = _without_wrappers(state)
     with torch.device("meta"):  # shapes alone: no memory, no random numbers
-        known = {name: _tensors(architecture.build()) for name, architecture in ARCHITECTURES.items()}
+        known = {name: _tensors(a.build(_n_classes(a, state))) for name, a in ARCHITECTURES.items()}
     fitting = [name for name, own in known.items() if not _differences(own, state)]
     if len(fitting) == 1:
         return ARCHITECTURES[fitting[0]]
@@ -128,16 +140,22 @@ def choose_architecture(file: ModelFile, spec: str | None) -> Architecture:
     if spec is not None:
         return resolve_architecture(spec)
     if (module := file.module) is not None:
-        return Architecture(type(module).__name__, lambda: copy.deepcopy(module))
+        return Architecture(type(module).__name__, lambda _: copy.deepcopy(module))
     if file.card is None:
         return infer_architecture(file.state)
-    if file.card.arch not in ARCHITECTURES:
+    if (known := find_architecture(file.card.arch)) is None:
         raise InputError(
             f"the file's network is {file.card.arch!r}, code that is not run on the word of a file",
             expected=f"a registered network ({', '.join(ARCHITECTURES)}) or --arch",
             hint=f"--arch {file.card.arch}",
         )
-    return ARCHITECTURES[file.card.arch]
+    return known
+
+
+def _n_classes(architecture: Architecture, state: Mapping[str, Tensor]) -> int:
+    """Rows of the layer of `architecture` whose units are the classes; 10 where `state` has none that could be it."""
+    weight = state.get(f"{architecture.logits}.weight")
+    return len(weight) if weight is not None and weight.ndim == 2 and 1 < len(weight) <= MAX_CLASSES else 10
 
 
 def _find_module(loaded: object) -> nn.Module | None:

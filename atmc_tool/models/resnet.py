@@ -36,7 +36,7 @@ class CifarResNet(nn.Module):
     Names of parameters as in akamaster/pytorch_resnet_cifar10, so that its checkpoints load.
     """
 
-    def __init__(self, depth: int, n_classes: int = 10) -> None:
+    def __init__(self, depth: int, n_classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -62,6 +62,6 @@ def _stage(in_channels: int, channels: int, depth: int, stride: int) -> nn.Seque
     return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(depth - 1)))
 
 
-def resnet20() -> CifarResNet:
-    """ResNet-20 for CIFAR-10: 269,722 parameters."""
-    return CifarResNet(depth=3)
+def resnet20(n_classes: int = 10) -> CifarResNet:
+    """ResNet-20: 269,722 parameters for 10 classes."""
+    return CifarResNet(depth=3, n_classes=n_classes)
