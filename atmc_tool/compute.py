@@ -16,7 +16,7 @@ class Compute:
 
     dtype:       of convolutions and matrix products (autocast); None: float32
     micro_batch: images that go through the network at once, gradients adding up; None: the whole batch
-    notes:       what there is to say about it to the user
+    notes:       what there is to say about it to the user: what is on, what is not and why
     """
 
     dtype: torch.dtype | None = None
@@ -56,7 +56,7 @@ def select_compute(
             what = "the network does not run in bfloat16"
             raise InputError(what, got=problem, hint="--set compute.precision=fp32")
         else:
-            notes.append(f"training in float32: the network does not run in bfloat16 ({problem})")
+            notes.append(f"the network does not run in bfloat16: {problem}")
     if micro_batch is None and (available := available_bytes(device)) is not None:
         per_image = bytes_per_image(network, image_shape, dtype, device)
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -67,6 +67,8 @@ def select_compute(
     if config.compile:
         # CUDA graphs come with this mode: the host launches one graph instead of hundreds of kernels
         network.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
+    how = "float32" if dtype is None else "bfloat16, its first layer in float32"
+    notes.insert(0, f"training on {device}, in {how}{', compiled' if config.compile else ''}")
     return Compute(dtype, micro_batch, tuple(notes))
 
 

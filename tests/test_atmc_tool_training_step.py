@@ -142,8 +142,8 @@ def test_a_network_that_does_not_run_in_bfloat16_runs_in_float32(monkeypatch: py
     monkeypatch.setattr("atmc_tool.compute.has_bfloat16", lambda _: True)
     selected = select_compute(ComputeConfig(), Pooled(), (1, 8, 8), 20, CPU)
     assert selected.dtype is None
-    assert len(selected.notes) == 1
-    assert "float32" in selected.notes[0]
+    assert selected.notes[0] == "training on cpu, in float32"
+    assert selected.notes[1].startswith("the network does not run in bfloat16: ")
     with pytest.raises(InputError, match="does not run in bfloat16"):
         select_compute(ComputeConfig(precision="bf16"), Pooled(), (1, 8, 8), 20, CPU)
 
@@ -154,7 +154,8 @@ def test_precision_is_what_is_asked_for() -> None:
         assert select_compute(config, digits_cnn(), (1, 8, 8), 20, CPU).dtype is dtype
     automatic = select_compute(ComputeConfig(), digits_cnn(), (1, 8, 8), 20, CPU)
     assert (automatic.dtype is torch.bfloat16) == has_bfloat16(CPU)
-    assert automatic.notes == ()
+    name = "bfloat16, its first layer in float32" if has_bfloat16(CPU) else "float32"
+    assert automatic.notes == (f"training on cpu, in {name}",)
 
 
 LATENT: dict[str, Any] = {}

@@ -90,8 +90,11 @@ def _usable_cpus() -> int:
 def _torch_devices() -> list[str]:
     import torch
 
-    cuda = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
-    return [f"cpu, {torch.get_num_threads()} threads", *cuda]
+    from atmc_tool.compute import has_bfloat16
+
+    names = {"cpu": f"cpu, {torch.get_num_threads()} threads"}
+    names |= {f"cuda:{i}": f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())}
+    return [f"{name}, bfloat16" if has_bfloat16(torch.device(device)) else name for device, name in names.items()]
 
 
 def _session_error(provider: str) -> str | None:

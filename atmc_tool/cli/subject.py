@@ -89,7 +89,7 @@ def training_setup(
     threat_model: ThreatModel | None,
     ranks: Ranks,
 ) -> Setup:
-    """What is trained on what, and how; says where that is not what the configuration asks for first.
+    """What is trained on what, and how.
 
     Every rank's `network` gets the first one's weights.
     """
@@ -98,8 +98,6 @@ def training_setup(
     own = ranks.together(lambda: select_compute(config.compute, network.to(device), data.image_shape, most, device))
     micro_batches = [size for size in ranks.each(own.micro_batch) if size is not None]
     compute = replace(own, micro_batch=min(micro_batches, default=None))
-    for text in compute.notes:
-        note(text)
     return Setup(network, mean, std, device, data, threat_model, config.attack, config.seed, compute, ranks)
 
 
@@ -166,8 +164,11 @@ def run_training(
         training_progress(section, seconds) as show,
         tracked(config.trackers if ranks.first else (), folder.path, portable(config), note) as track,
     ):
+        unsaid = list(setup.compute.notes)  # said once it runs: what stops it before is one line, an error
 
         def report(event: Event) -> None:
+            while unsaid:
+                note(unsaid.pop(0))
             show(event)
             track(event)
 
