@@ -72,7 +72,9 @@ class ScheduleConfig(_Section):
     max_steps:        stop the schedule after so many steps (the whole schedule shrinks to them)
     time_limit:       seconds of wall-clock time, final evaluation included; the schedule shrinks to fit
     eps_warmup:       share of the schedule over which eps grows linearly from 0
-    clean_weight:     weight of the clean cross-entropy; the adversarial one gets the rest (ATMC: 1/2)
+    objective:        `mixed`: clean and adversarial cross-entropy; `trades`, `mart`: see objectives.py
+    clean_weight:     of `mixed`: weight of the clean cross-entropy; the adversarial one gets the rest (ATMC: 1/2)
+    beta:             of `trades` and `mart`: weight of the divergence between clean and adversarial predictions
     checkpoint_steps: a checkpoint every so many steps, and at the end of every epoch
     """
 
@@ -85,7 +87,9 @@ class ScheduleConfig(_Section):
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     eps_warmup: float = Field(0.0, ge=0, le=1)
+    objective: Literal["mixed", "trades", "mart"] = "mixed"
     clean_weight: float = Field(0.5, ge=0, le=1)
+    beta: float = Field(6.0, ge=0)
     checkpoint_steps: int = Field(200, ge=1)
 
 
