@@ -38,8 +38,12 @@ def select_compute(
     image_shape: tuple[int, int, int],
     batch_size: int,
     device: torch.device,
+    *,
+    graphs: int = 1,
 ) -> Compute:
     """What `config` means for `network` (on `device`) and batches of `batch_size` images of `image_shape` (C, H, W).
+
+    graphs: of forward passes that are in memory at the same time
 
     `auto` is bfloat16 where the device has it and the network runs in it. A batch that does not fit into memory is
     split. Costs a forward pass of two and one of four images.
@@ -60,7 +64,7 @@ def select_compute(
     if micro_batch is None and (available := available_bytes(device)) is not None:
         per_image = bytes_per_image(network, image_shape, dtype, device)
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
-        micro_batch = fitting_micro_batch(batch_size, per_image, n_parameters, available)
+        micro_batch = fitting_micro_batch(batch_size, graphs * per_image, n_parameters, available)
         if micro_batch is not None:
             how = f"batches of {batch_size} images go through the network {micro_batch} at a time"
             notes.append(f"{how}: {in_words(available)} are free")

@@ -5,7 +5,6 @@ an error that names the nearest known one.
 """
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.files import read_bytes
 from atmc_tool.threat_model import ThreatModel, parse_threat_model
+from atmc_tool.units import parse_size
 
 MAX_YAML_BYTES = 1 << 20
 
@@ -72,7 +72,9 @@ class ScheduleConfig(_Section):
     max_steps:        stop the schedule after so many steps (the whole schedule shrinks to them)
     time_limit:       seconds of wall-clock time, final evaluation included; the schedule shrinks to fit
     eps_warmup:       share of the schedule over which eps grows linearly from 0
-    clean_weight:     weight of the clean cross-entropy; the adversarial one gets the rest (ATMC: 1/2)
+    objective:        `mixed`: clean and adversarial cross-entropy; `trades`, `mart`: see objectives.py
+    clean_weight:     of `mixed`: weight of the clean cross-entropy; the adversarial one gets the rest (ATMC: 1/2)
+    beta:             of `trades` and `mart`: weight of the divergence between clean and adversarial predictions
     checkpoint_steps: a checkpoint every so many steps, and at the end of every epoch
     """
 
@@ -85,7 +87,9 @@ class ScheduleConfig(_Section):
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     eps_warmup: float = Field(0.0, ge=0, le=1)
+    objective: Literal["mixed", "trades", "mart"] = "mixed"
     clean_weight: float = Field(0.5, ge=0, le=1)
+    beta: float = Field(6.0, ge=0)
     checkpoint_steps: int = Field(200, ge=1)
 
 
@@ -96,15 +100,27 @@ class TrainConfig(ScheduleConfig):
     average: float = Field(0.0, ge=0, lt=1)
 
 
-class CompressConfig(ScheduleConfig):
-    """`atmc-tool compress`: ATMC (arXiv:1902.03538) under a budget.
+# What the methods of arXiv:1902.03538 beside ATMC are: other defaults, which may be changed like any others.
+BASELINES: dict[str, dict[str, Any]] = {
+    "al0": {"projection": "hard", "path": 0.0, "bits": None, "quantize_share": 0.0},
+    "ap": {"projection": "fixed", "bits": None, "quantize_share": 0.0},
+    "nap": {"projection": "fixed", "bits": None, "quantize_share": 0.0, "natural": True},
+    "alr": {"bits": None},
+}
 
+
+class CompressConfig(ScheduleConfig):
+    """`atmc-tool compress`: ATMC (arXiv:1902.03538) under a budget, or one of the methods it is compared with.
+
+    method:            `atmc`; `al0`, `ap`, `nap`: see `BASELINES`; `alr`: low-rank weights, singular values pooled
+    natural:           train without attacks
     keep:              kept entries of all factors / weights of the compressed layers
     size:              bytes of model.atmc instead: `20KB`, `1.5MiB`, or `20x` smaller than the dense weights
     bits:              codebook of 2^bits values per factor; None: values stay float32
     factors:           `none`: W itself is compressed; `uvc`: W = U V + C, all three under the one budget
     projection:        `latent`: dense latent weights, top-k in the forward pass, straight-through gradient;
-                       `hard`: the weights are projected after every step, as published
+                       `hard`: the weights are projected after every step, as published;
+                       `fixed`: they are projected once, before the first step
     path:              share of the pruning stage over which the budget falls (cubically) from dense to `keep`
     quantize_share:    share of the schedule spent with the codebook penalty
     quantize_lr:       learning rate of that part
@@ -112,17 +128,33 @@ class CompressConfig(ScheduleConfig):
     codebook_interval: steps between updates of codebooks and duals
     """
 
+    method: Literal["atmc", "al0", "ap", "nap", "alr"] = "atmc"
+    natural: bool = False
     lr: float = Field(0.05, gt=0)
     keep: float | None = Field(None, gt=0, le=1)
     size: str | None = None
     bits: int | None = Field(4, ge=1, le=8)
     factors: Literal["none", "uvc"] = "none"
-    projection: Literal["latent", "hard"] = "latent"
+    projection: Literal["latent", "hard", "fixed"] = "latent"
     path: float = Field(0.4, ge=0, lt=1)
-    quantize_share: float = Field(0.25, gt=0, lt=1)
+    quantize_share: float = Field(0.25, ge=0, lt=1)
     quantize_lr: float = Field(0.01, gt=0)
     rho: float = Field(0.1, gt=0)
     codebook_interval: int = Field(5, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_method(cls, values: Any) -> Any:
+        method = values.get("method") if isinstance(values, dict) else None
+        return {**BASELINES[method], **values} if method in BASELINES else values
+
+    @model_validator(mode="after")
+    def _fits_method(self) -> "CompressConfig":
+        if self.bits is not None and not self.quantize_share:
+            raise ValueError("codebooks (bits) need a part of the schedule: quantize_share above 0")
+        if self.method == "alr" and (self.bits is not None or self.factors != "none"):
+            raise ValueError("alr has no codebooks and no U V C: leave bits and factors out")
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> "CompressConfig":
@@ -171,35 +203,6 @@ class Config(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     policy: dict[str, Any] = Field(default_factory=dict)
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
-
-
-def parse_size(text: str) -> tuple[float, bool]:
-    """`"20KB"` → (20000, False), bytes; `"20x"` → (20, True), times smaller than the dense weights.
-
-    KB and MB are powers of 1000, KiB and MiB of 1024; a bare number counts bytes.
-
-    Raises:
-        UsageError: neither.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(x|b|kb|mb|kib|mib)?\s*", text, re.IGNORECASE)
-    if not match or float(match[1]) <= 0:
-        raise UsageError("size is not understood", expected="20KB, 1.5MiB or 20x", got=repr(text))
-    number, unit = float(match[1]), (match[2] or "b").lower()
-    if unit == "x":
-        return number, True
-    return number * {"b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}[unit], False
-
-
-def parse_duration(text: str) -> float:
-    """`"90s"`, `"30m"`, `"1.5h"` → seconds; a bare number counts seconds.
-
-    Raises:
-        UsageError: none of these, or not positive.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text, re.IGNORECASE)
-    if not match or float(match[1]) <= 0:
-        raise UsageError("duration is not understood", expected="90s, 30m or 1.5h", got=repr(text))
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2].lower()]
 
 
 def recipes() -> list[str]:

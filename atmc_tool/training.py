@@ -181,11 +181,12 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)  # before the passes, which take the most memory
         images = augment(images, setup.data.augmentation, torch.default_generator)
         weights = method.weights(progress)
-        eps = 0.0
-        if setup.threat_model is not None and schedule.clean_weight < 1:
+        objective, eps = schedule.objective, 0.0
+        weight = schedule.clean_weight if objective == "mixed" else schedule.beta
+        if setup.threat_model is not None and not (objective == "mixed" and weight == 1):
             eps = setup.threat_model.eps * min(1.0, progress / schedule.eps_warmup if schedule.eps_warmup else 1.0)
         loss, gradients = loss_and_gradients(
-            setup, weights, images, labels, eps=eps, clean_weight=schedule.clean_weight
+            setup, weights, images, labels, eps=eps, weight=weight, objective=objective
         )
         roots: list[Tensor] = [weights[name] for name in gradients]
         along: list[Tensor | None] = list(gradients.values())

@@ -11,7 +11,7 @@ from atmc_tool.compute import Compute
 from atmc_tool.config import AttackConfig
 from atmc_tool.data import DataSet
 from atmc_tool.distributed import Ranks
-from atmc_tool.objectives import mixed
+from atmc_tool.objectives import OBJECTIVES, attack_targets
 from atmc_tool.threat_model import ThreatModel
 from atmc_tool.torch_classifier import TorchClassifier
 
@@ -46,27 +46,37 @@ def attacked(
     eps: float,
     steps: int,
     step_size: float | None,
+    objective: str = "mixed",
 ) -> Tensor:
     """PGD from images + eps·noise on frozen weights; batch norm and dropout in evaluation mode.
 
     images, noise: (N, C, H, W); labels (N,). Costs `steps` forward passes and input gradients.
+    objective: of the training, which decides what is attacked: see `attack_targets`
     """
     setup.network.eval()
     frozen = {name: weight.detach() for name, weight in weights.items()}
     classifier = setup.classifier(frozen, setup.compute.dtype)
     size = default_step_size(eps, steps) if step_size is None else step_size
-    adversarial: Tensor = pgd(classifier, images, labels, eps, steps=steps, step_size=size, noise=noise)
+    targets = attack_targets(objective, classifier, images, labels)
+    adversarial: Tensor = pgd(classifier, images, targets, eps, steps=steps, step_size=size, noise=noise)
     return adversarial
 
 
 def loss_and_gradients(
-    setup: Setup, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, *, eps: float, clean_weight: float
+    setup: Setup,
+    weights: Mapping[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    weight: float,
+    objective: str = "mixed",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The batch's loss and its gradient with respect to each of `weights` that takes part in it.
 
-    L = (1/N) Σ_i w·CE(f(x_i), y_i) + (1 − w)·CE(f(x'_i), y_i) with w = `clean_weight` and x' from PGD within `eps`
-    (0: no attack). The sum runs over the ranks' shares and within a share over micro-batches, so that the result does
-    not depend on them, but for rounding, for dropout and, with micro-batches, for the statistics of batch norm.
+    The loss is that of `objective` with `weight` and with x' from PGD within `eps` (0: no attack). Its mean runs over
+    the ranks' shares and within a share over micro-batches, so that the result does not depend on them, but for
+    rounding, for dropout and, with micro-batches, for the statistics of batch norm.
 
     weights: name → tensor; detached here, so one backward pass through what made them serves all micro-batches
     images:  float32 (N, C, H, W), the whole batch on every rank; labels int64 (N,)
@@ -83,12 +93,20 @@ def loss_and_gradients(
         if noise is not None:
             attack = setup.attack
             adversarial = attacked(
-                setup, leaves, x, y, noise[part], eps=eps, steps=attack.steps, step_size=attack.step_size
+                setup,
+                leaves,
+                x,
+                y,
+                noise[part],
+                eps=eps,
+                steps=attack.steps,
+                step_size=attack.step_size,
+                objective=objective,
             )
         setup.network.train()
         classifier = setup.classifier(leaves, setup.compute.dtype)
         own: dict[str, Tensor] = {}  # a part's terms first: so parts add up as ranks do, to the same bits
-        for term in mixed(classifier, x, adversarial, y, clean_weight):
+        for term in OBJECTIVES[objective](classifier, x, adversarial, y, weight):
             loss = term * (len(y) / total)
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             _add(own, {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None})

@@ -84,7 +84,7 @@ def peak(name: str, batch_size: int, dtype: torch.dtype | None, micro_batch: int
     images, labels = torch.rand(batch_size, *shape), torch.zeros(batch_size, dtype=torch.int64)
     weights = dict(net.named_parameters())
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        loss_and_gradients(setup, weights, images, labels, eps=0.1, clean_weight=0.5)
+        loss_and_gradients(setup, weights, images, labels, eps=0.1, weight=0.5)
     assert profile.kineto_results is not None
     events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
     held = highest = 0

@@ -145,6 +145,14 @@ def test_training_learns(eps: str | None, average: float, digits: DataSet, tmp_p
     assert not net.training
 
 
+@pytest.mark.parametrize("objective", ["trades", "mart"])
+def test_training_learns_by_other_objectives(objective: str, digits: DataSet, tmp_path: Path) -> None:
+    net = network()
+    config = TrainConfig.model_validate({"max_steps": 80, "objective": objective, "beta": 2.0})
+    events = run(net, Dense(net, config), config, digits, tmp_path)
+    assert max(event.metrics["validation_robust"] for event in events if event.kind == "epoch") > 0.25
+
+
 def test_the_selected_epoch_is_the_best_on_validation(digits: DataSet, tmp_path: Path) -> None:
     net = network()
     config = TrainConfig(max_steps=33, lr=0.5, warmup=0.9)

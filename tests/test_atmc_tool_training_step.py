@@ -61,7 +61,7 @@ def batch(n: int = 20) -> tuple[Tensor, Tensor]:
 def gradients(net: nn.Module, compute: Compute) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(2)
     weights = dict(net.named_parameters())
-    return loss_and_gradients(setup(net, compute), weights, *batch(), eps=EPS, clean_weight=CLEAN)
+    return loss_and_gradients(setup(net, compute), weights, *batch(), eps=EPS, weight=CLEAN)
 
 
 @pytest.mark.parametrize("build", [digits_cnn, with_batch_norm])

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 @click.argument("model", type=PATH)
 @network_and_data
 @setting(
+    "compress.method",
+    "--method",
+    type=click.Choice(["atmc", "al0", "ap", "nap", "alr"]),
+    help="What compresses; default atmc.",
+)
+@setting(
     "compress.keep",
     "--keep",
     type=click.FloatRange(0, 1, min_open=True),
@@ -105,17 +111,16 @@ def _compress(
     from atmc_tool.compressed import CompressedModel
     from atmc_tool.devices import select_device
     from atmc_tool.files import write_atomic
-    from atmc_tool.methods.atmc import Atmc
+    from atmc_tool.methods import compression_method
     from evaluators.report.run_report import Results
     from exporters.atmc_file import encode_model
 
     config, network, data, card = start.config, start.network, start.data, start.card
     device = select_device(config.device, ranks)
-    setup = training_setup(
-        config, config.compress, network, card.mean, card.std, device, data, start.threat_model, ranks
-    )
+    attacked = None if config.compress.natural else start.threat_model
+    setup = training_setup(config, config.compress, network, card.mean, card.std, device, data, attacked, ranks)
     dense = copied(network.state_dict(), device)
-    method = Atmc(network, config.compress, feasibility.budget)
+    method = compression_method(network, config.compress, feasibility.budget)
     run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)
     weights = method.compressed()
     rest = {name: array for name, array in arrays(network.state_dict()).items() if name not in weights}

@@ -8,8 +8,8 @@ from atmc_tool.budget import Budget, compressible, kept_for_bytes, kept_for_shar
 from atmc_tool.cli.start import Start
 from atmc_tool.cli.subject import arrays
 from atmc_tool.compressed import CompressedModel, CompressedWeight
-from atmc_tool.config import parse_size
-from atmc_tool.methods.atmc import Atmc
+from atmc_tool.methods import compression_method, least_kept
+from atmc_tool.units import parse_size
 from exporters.atmc_file import describe, encode_model, encoded_bytes
 
 # The numbers measured at the end are not known yet; these take as many bytes as any, and then some.
@@ -72,8 +72,8 @@ def check_feasible(start: Start) -> Feasibility:
         InfeasibleBudgetError: it can't be met; names the smallest that can.
     """
     chosen, _ = compressible(start.network)
-    total, minimum = sum(weight.numel() for weight in chosen.values()), len(chosen)
     config = start.config.compress
+    total, minimum = sum(weight.numel() for weight in chosen.values()), least_kept(start.network, config)
     if config.size is None:
         assert config.keep is not None
         return Feasibility(start, Budget(kept_for_share(config.keep, total, minimum)), total, minimum)
@@ -90,7 +90,7 @@ def check_feasible(start: Start) -> Feasibility:
 
 def sketch(start: Start, kept: int) -> Mapping[str, CompressedWeight]:
     """The weights as they are, projected at once on `kept` entries and codebooks, without training."""
-    method = Atmc(start.network, start.config.compress, Budget(kept))
+    method = compression_method(start.network, start.config.compress, Budget(kept))
     method.finish()
     return method.compressed()
 

@@ -37,7 +37,7 @@ def _check_eps(text: str) -> None:
 
 
 def _check_size(text: str) -> None:
-    from atmc_tool.config import parse_size
+    from atmc_tool.units import parse_size
 
     parse_size(text)
 
@@ -49,7 +49,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds."""
-        from atmc_tool.config import parse_duration
+        from atmc_tool.units import parse_duration
 
         try:
             return parse_duration(str(value))
@@ -64,7 +64,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """A number of bytes."""
-        from atmc_tool.config import parse_size
+        from atmc_tool.units import parse_size
 
         try:
             number, relative = parse_size(str(value))

@@ -95,7 +95,10 @@ def training_setup(
     """
     network.load_state_dict(ranks.from_first(network.state_dict))
     most = -(-min(schedule.batch_size, len(data.train)) // ranks.size)
-    own = ranks.together(lambda: select_compute(config.compute, network.to(device), data.image_shape, most, device))
+    graphs = 1 if schedule.objective == "mixed" else 2
+    own = ranks.together(
+        lambda: select_compute(config.compute, network.to(device), data.image_shape, most, device, graphs=graphs)
+    )
     micro_batches = [size for size in ranks.each(own.micro_batch) if size is not None]
     compute = replace(own, micro_batch=min(micro_batches, default=None))
     return Setup(network, mean, std, device, data, threat_model, config.attack, config.seed, compute, ranks)

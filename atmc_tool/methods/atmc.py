@@ -5,9 +5,12 @@ network and at most 2^b distinct nonzero values in each factor. Two parts of one
 
 1. pruning: the l0 budget falls from dense to k. `hard`: θ is projected after every step, as published. `latent`: θ
    stays dense, the network runs with its k largest entries, and the gradient goes straight through to all of θ, so
-   that pruned entries can return (Lin et al. 2020, arXiv:2006.07253).
+   that pruned entries can return (Lin et al. 2020, arXiv:2006.07253). `fixed`: θ is projected once, before the first
+   step, and its zeros stay zeros.
 2. quantising: codebooks by ADMM, θ = z with z in the codebook set. `latent` freezes the support here, `hard` goes on
    projecting.
+
+The paper's baselines are part 1 alone with plain W: Al0 `hard`, AP `fixed`, NAP `fixed` without attacks.
 
 The end is a hard projection: what ships has at most k nonzeros and at most 2^b values in each factor, exactly.
 """
@@ -45,6 +48,7 @@ class Atmc:
         self._kept = budget.kept
         self._masks = [torch.ones_like(t, dtype=torch.bool) for t in self._flat]
         self._positions: list[Tensor] | None = None  # of what the masks keep, for as long as they stay as they are
+        self._pruned = False  # the budget of `fixed` is met
         self._quantizing = False
         self._finished = False
         # made when quantising starts: until then they would only take memory, and bytes of checkpoints
@@ -65,7 +69,7 @@ class Atmc:
     def _stage(self, progress: float) -> tuple[bool, float]:
         """(quantising?, position in [0, 1] within that part)."""
         start = 1 - self._config.quantize_share
-        if progress < start:
+        if progress < start or start == 1:
             return False, progress / start
         return True, (progress - start) / self._config.quantize_share
 
@@ -84,6 +88,10 @@ class Atmc:
 
     def weights(self, progress: float) -> dict[str, Tensor]:
         quantizing, position = self._stage(progress)
+        if self._config.projection == "fixed" and not self._pruned:
+            self._pruned = True
+            self._meet_limit(self._n_weights)
+            self._project(self._kept)
         if quantizing and not self._quantizing:
             self._start_quantizing()
         flat = self._flat
@@ -136,7 +144,7 @@ class Atmc:
         quantizing, position = self._stage(progress)
         if self._config.projection == "hard":
             self._project(self._kept if quantizing else self._path(position))
-        elif quantizing:
+        elif quantizing or self._config.projection == "fixed":
             for tensor, mask in zip(self._flat, self._masks, strict=True):
                 tensor.mul_(mask)
         if quantizing and self._config.bits is not None and step % self._config.codebook_interval == 0:
@@ -219,6 +227,7 @@ class Atmc:
             "centres": self._centres,
             "centres_before": self._centres_before,
             "kept": self._kept,
+            "pruned": self._pruned,
             "quantizing": self._quantizing,
         }
 
@@ -235,4 +244,4 @@ class Atmc:
             [None if t is None else t.to(device) for t in state[key]] for key in ("centres", "centres_before")
         )
         self._kept = state["kept"]
-        self._quantizing = state["quantizing"]
+        self._pruned, self._quantizing = state["pruned"], state["quantizing"]

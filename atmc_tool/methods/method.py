@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from atmc_tool.compressed import CompressedWeight
+
 
 class Method(Protocol):
     """A compression method as hooks of one training loop. `progress` runs from 0 to 1 over the whole schedule."""
@@ -50,6 +52,19 @@ class Method(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
+        ...
+
+
+class CompressionMethod(Method, Protocol):
+    """A method whose result goes into a file."""
+
+    @property
+    def kept(self) -> int:
+        """Entries of all factors that the budget allows."""
+        ...
+
+    def compressed(self) -> dict[str, CompressedWeight]:
+        """The compressed weights by name; call after `finish`."""
         ...
 
 
