@@ -72,7 +72,8 @@ def select_compute(
         # CUDA graphs come with this mode: the host launches one graph instead of hundreds of kernels
         network.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
     how = "float32" if dtype is None else "bfloat16, its first layer in float32"
-    notes.insert(0, f"training on {device}, in {how}{', compiled' if config.compile else ''}")
+    parts = f", {config.micro_batch} images at a time" if config.micro_batch else ""
+    notes.insert(0, f"training on {device}, in {how}{parts}{', compiled' if config.compile else ''}")
     return Compute(dtype, micro_batch, tuple(notes))
 
 

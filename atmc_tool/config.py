@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from atmc_tool.config_errors import explain
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.files import read_bytes
 from atmc_tool.threat_model import ThreatModel, parse_threat_model
@@ -204,6 +205,11 @@ class Config(_Section):
     policy: dict[str, Any] = Field(default_factory=dict)
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
 
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, trackers: object) -> object:
+        return (trackers,) if isinstance(trackers, str) else trackers
+
 
 def recipes() -> list[str]:
     """Names of the recipes that come with the package."""
@@ -301,28 +307,6 @@ def build_config(settings: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         raise UsageError(explain(error, Config)) from error
     return config
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a pydantic error as one line that names the key and, for an unknown one, the nearest."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        hint = _nearest(path[-1], _keys(model, path[:-1]))
-        return f"unknown configuration key {key}" + (f". Hint: {hint}" if hint else "")
-    message = first["msg"].removeprefix("Value error, ")
-    return (
-        f"{key}: {message}, got {first['input']!r}" if key and first["type"] != "value_error" else f"{key}: {message}"
-    )
-
-
-def _keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    for part in path:
-        section = model.model_fields[part].annotation
-        assert isinstance(section, type)
-        model = section
-    return list(model.model_fields)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

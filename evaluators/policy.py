@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from atmc_tool.config import explain
+from atmc_tool.config_errors import explain
 from atmc_tool.errors import UsageError
 
 

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = group.main(arguments, prog_name="atmc-tool", standalone_mode=False)
+        code = group.main(arguments, prog_name="atmc-tool", standalone_mode=False, obj=time.monotonic())
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)

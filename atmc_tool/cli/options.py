@@ -1,5 +1,6 @@
 """Options that several commands share, each defined once, and the values they take."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -188,6 +189,12 @@ def verbosity(command: F) -> F:
 def is_quiet() -> bool:
     """Whether `-q` was given to the running command; or another process of the same run is the one that talks."""
     return not is_first() or bool(click.get_current_context().meta.get(f"{_META}.quiet"))
+
+
+def seconds_running() -> float:
+    """Seconds since the command line was called."""
+    started: float = click.get_current_context().obj
+    return time.monotonic() - started
 
 
 def is_verbose() -> bool:

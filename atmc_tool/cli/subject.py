@@ -15,6 +15,7 @@ from atmc_tool import __version__
 from atmc_tool.checkpoint import has_checkpoint
 from atmc_tool.cli.interrupt import stop_on_interrupt
 from atmc_tool.cli.measurement import predicted_seconds
+from atmc_tool.cli.options import seconds_running
 from atmc_tool.cli.render import note, training_progress
 from atmc_tool.cli.report import report_at_end
 from atmc_tool.cli.run_folder import RunFolder
@@ -32,7 +33,8 @@ from atmc_tool.training import Event, train
 from atmc_tool.training_step import Setup
 from evaluators.report.run_report import Results
 
-MOST_FOR_MEASURING = 0.8  # of a time limit
+MOST_BESIDE_TRAINING = 0.8  # of a time limit
+WRITING_SECONDS = 3.0  # for files and the report at the end
 ACCURACIES = ("clean_accuracy", "robust_accuracy")
 VERSIONED = ("torch", "numpy", "onnx", "onnxscript")
 
@@ -105,21 +107,23 @@ def training_setup(
 
 
 def _training_seconds(config: Config, section: str, time_limit: float, setup: Setup) -> float:
-    """Seconds of a time limit that the measurements at the end leave for the training.
+    """Seconds of a time limit that are left for the training by what came before it and what comes after it.
 
     Raises:
         UsageError: they leave too little for the training.
     """
     attacked, networks = config.threat_model.parse() is not None, 1 if section == "train" else 2
     own = predicted_seconds(setup, config.evaluation, networks, attacked=attacked)
-    reserve = max(setup.ranks.each(own))
-    if reserve > MOST_FOR_MEASURING * time_limit:
+    reserve = max(setup.ranks.each(own)) + WRITING_SECONDS
+    needed = max(setup.ranks.each(seconds_running())) + reserve
+    if needed > MOST_BESIDE_TRAINING * time_limit:
         raise UsageError(
-            f"a time limit of {time_limit:.0f} s is too short: the measurements at the end take about {reserve:.0f} s",
-            expected=f"at least {reserve / MOST_FOR_MEASURING:.0f} s",
-            hint="or shorten them: --set evaluation.n=, evaluation.steps=, evaluation.restarts=",
+            f"a time limit of {time_limit:.3g} s is too short: starting took {needed - reserve:.0f} s, measuring "
+            f"at the end takes about {reserve:.0f} s",
+            expected=f"at least {needed / MOST_BESIDE_TRAINING:.0f} s",
+            hint="measure less (--set evaluation.n=, evaluation.steps= or evaluation.restarts=) or allow more time",
         )
-    return time_limit - reserve
+    return time_limit - needed
 
 
 def resume_digest(config: Config, section: str, **inputs: str) -> str:
@@ -167,11 +171,12 @@ def run_training(
         training_progress(section, seconds) as show,
         tracked(config.trackers if ranks.first else (), folder.path, portable(config), note) as track,
     ):
-        unsaid = list(setup.compute.notes)  # said once it runs: what stops it before is one line, an error
+        events: list[Event] = []  # the last one
 
         def report(event: Event) -> None:
-            while unsaid:
-                note(unsaid.pop(0))
+            if not events:  # said once it runs: what stops it before is one line, an error
+                _introduce(setup, event.step - 1)
+            events[:] = [event]
             show(event)
             track(event)
 
@@ -187,6 +192,18 @@ def run_training(
             report=report if ranks.first else lambda _: None,
             stop=stop,
         )
+    if events and events[0].step < events[0].steps:
+        note(f"the time limit ended the schedule after {events[0].step:,} of {events[0].steps:,} steps")
+
+
+def _introduce(setup: Setup, done: int) -> None:
+    """Say how the training runs, and where it goes on."""
+    for text in setup.compute.notes:
+        note(text)
+    if setup.ranks.size > 1:
+        note(f"on {setup.ranks.size} processes")
+    if done:
+        note(f"going on after step {done:,}")
 
 
 def conclude(config: Config, path: Path, results: Results) -> None:
