@@ -27,11 +27,15 @@ lint: setup  ## check style
 type: setup  ## check types
 	$(BIN)/mypy
 
-bench: setup  ## measure what README and docs state (about two hours)
+bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/pipeline.py digits --seeds 0 1 2
 	$(BIN)/python benchmarks/pipeline.py mnist --seeds 0
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/kills.py --kills 50
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/precision.py digits --seeds 0 1 2 3 4
+	$(BIN)/python benchmarks/precision.py mnist --seeds 0 1
 
 check: lint type test  ## all that has to hold before a change lands
 
