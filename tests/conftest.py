@@ -103,6 +103,21 @@ def environment_without(packages: tuple[str, ...], folder: Path) -> dict[str, st
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an untrained digits-cnn, card and all."""
+    import torch
+
+    from atmc_tool.model_card import ModelCard
+    from atmc_tool.models import ARCHITECTURES
+    from atmc_tool.models.writing import write_model
+
+    card = ModelCard(arch="digits-cnn", image_shape=(1, 8, 8), n_classes=10, data="digits", eps="0.1", seed=3)
+    torch.manual_seed(0)
+    write_model(tmp_path / "model.pt", ARCHITECTURES["digits-cnn"].build().state_dict(), card)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of data sets that ATMC_DATA_DIR names; the test is skipped where it names none."""

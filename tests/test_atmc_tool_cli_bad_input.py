@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Cli, run_atmc
+from conftest import Cli, environment_without, run_atmc
 
 from atmc_tool.model_card import ModelCard
 from atmc_tool.models import ARCHITECTURES
@@ -228,3 +228,14 @@ def test_a_full_disk(line: str, written: str, folder: Path) -> None:
     assert "File too large. Hint: free space, then go on with --resume" in failed.error
     assert not (folder / written).exists()
     assert not [path for path in folder.rglob(".*") if path.is_file()]
+
+
+def test_what_is_there_and_what_is_not_is_said_without_torch(tmp_path: Path) -> None:
+    environment = environment_without(("torch",), tmp_path / "packages")
+    done = run_atmc("compress nope.pt", tmp_path, environment)
+    assert done.code == 4
+    assert done.error.startswith("error: nope.pt is not there")
+    (tmp_path / "model.pt").write_text("mine")
+    done = run_atmc("train --data digits --arch digits-cnn --eps 0.1", tmp_path, environment)
+    assert done.code == 2
+    assert done.error.startswith("error: model.pt exists")

@@ -16,20 +16,9 @@ import torch
 import yaml
 from conftest import ROOT, Cli
 
-from atmc_tool.model_card import ModelCard
 from atmc_tool.models import ARCHITECTURES
-from atmc_tool.models.writing import write_model
 
 SHORT = "--set attack.steps=1 --set evaluation.n=20 --set evaluation.steps=1 --set evaluation.restarts=1"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with an untrained digits-cnn, card and all."""
-    card = ModelCard(arch="digits-cnn", image_shape=(1, 8, 8), n_classes=10, data="digits", eps="0.1", seed=3)
-    torch.manual_seed(0)
-    write_model(tmp_path / "model.pt", ARCHITECTURES["digits-cnn"].build().state_dict(), card)
-    return tmp_path
 
 
 def digest(path: Path) -> str:

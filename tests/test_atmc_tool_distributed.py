@@ -19,9 +19,6 @@ from ranks_worker import KEPT, run
 
 from atmc_tool.data import load_data
 from atmc_tool.distributed import Ranks
-from atmc_tool.model_card import ModelCard
-from atmc_tool.models import ARCHITECTURES
-from atmc_tool.models.writing import write_model
 from exporters.atmc_file import decode_model
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -62,15 +59,6 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     assert path.exists()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with an untrained digits-cnn, card and all."""
-    card = ModelCard(arch="digits-cnn", image_shape=(1, 8, 8), n_classes=10, data="digits", eps="0.1", seed=3)
-    torch.manual_seed(0)
-    write_model(tmp_path / "model.pt", ARCHITECTURES["digits-cnn"].build().state_dict(), card)
-    return tmp_path
 
 
 @given(st.integers(1, 9), st.integers(0, 60), st.none() | st.integers(2, 20))

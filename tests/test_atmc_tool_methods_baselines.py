@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from atmc_tool.budget import Budget
+from atmc_tool.cli import compress
 from atmc_tool.config import CompressConfig
 from atmc_tool.methods import compression_method, least_kept
 from atmc_tool.methods.alr import Alr, entries, pooled_ranks
@@ -44,6 +47,12 @@ def moved(made: CompressionMethod, progress: float, step: int) -> dict[str, np.n
 
 def matrices(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: weight for name, weight in weights.items() if weight.ndim > 1}
+
+
+def test_the_option_offers_every_method() -> None:
+    (option,) = (parameter for parameter in compress.command.params if "--method" in parameter.opts)
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == get_args(CompressConfig.model_fields["method"].annotation)
 
 
 def test_a_method_is_other_defaults_and_what_is_stated_wins() -> None:

@@ -58,22 +58,30 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
 
     What the file knows (network, data, threat model) need not be said again. Ctrl-C saves the state.
     """
-    from atmc_tool.cli.launch import joined, restarted
+    from atmc_tool.cli.launch import joined, restarted, several
+    from atmc_tool.cli.run_folder import RunFolder
+    from atmc_tool.cli.settings import resolve
+    from atmc_tool.config import read_yaml, to_yaml
 
+    def check_there() -> None:
+        if not model.is_file():
+            raise InputError(
+                f"{model} is not there", expected="a trained network", hint="make one with atmc-tool train"
+            )
+
+    def check_free() -> None:
+        if not dry_run:
+            folder.check_free(folder.model, resume=resume, overwrite=overwrite)
+
+    folder = RunFolder(resolve().run)
+    if not several():  # said at once: torch takes seconds to load
+        check_there()
+        check_free()
     with joined() as ranks:
-        ranks.together(lambda: _check_there(model))
+        ranks.together(check_there)
         from atmc_tool.cli.feasibility import check_feasible
-        from atmc_tool.cli.run_folder import RunFolder
-        from atmc_tool.cli.settings import resolve
         from atmc_tool.cli.start import read_start, warn_of_missing_rules
-        from atmc_tool.config import read_yaml, to_yaml
         from atmc_tool.devices import select_device
-
-        folder = RunFolder(resolve().run)
-
-        def check_free() -> None:
-            if not dry_run:
-                folder.check_free(folder.model, resume=resume, overwrite=overwrite)
 
         again = restarted(ranks) and not resume
         if not again:
@@ -92,11 +100,6 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
             _show_plan(feasibility, as_json)
     if report is not None:
         _show(report, as_json)
-
-
-def _check_there(model: Path) -> None:
-    if not model.is_file():
-        raise InputError(f"{model} is not there", expected="a trained network", hint="make one with atmc-tool train")
 
 
 def _compress(

@@ -42,7 +42,7 @@ def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
 
     Checkpoints and metrics go to a folder beside the output: model.train for model.pt. Ctrl-C saves the state.
     """
-    from atmc_tool.cli.launch import is_first, joined, restarted
+    from atmc_tool.cli.launch import is_first, joined, restarted, several
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.settings import resolve
     from atmc_tool.config import read_yaml, to_yaml
@@ -56,6 +56,8 @@ def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
         if output.exists() and not (resume or overwrite):
             raise UsageError(f"{output} exists", hint="--overwrite replaces it, -o names another file")
 
+    if not several():  # said at once: torch takes seconds to load
+        check_free()
     with joined() as ranks:
         again = restarted(ranks) and not resume
         if not again:
