@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from atmc_tool import errors
 from atmc_tool.cli import COMMANDS, group
-from atmc_tool.config import Config, build_config, recipes
+from atmc_tool.config import Config, build_config
+from atmc_tool.settings import recipes
 from evaluators.policy import Policy, parse_policy
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

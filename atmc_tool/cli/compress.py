@@ -61,7 +61,8 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
     from atmc_tool.cli.launch import joined, restarted, several
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.settings import resolve
-    from atmc_tool.config import read_yaml, to_yaml
+    from atmc_tool.config import to_yaml
+    from atmc_tool.settings import read_yaml
 
     def check_there() -> None:
         if not model.is_file():

@@ -23,7 +23,8 @@ def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
         UsageError: an unknown key, or a value out of range.
         InputError: a configuration file that is missing or damaged; or `recorded` names code that the user does not.
     """
-    from atmc_tool.config import build_config, parse_assignments, read_recipe, read_yaml
+    from atmc_tool.config import build_config
+    from atmc_tool.settings import parse_assignments, read_recipe, read_yaml
 
     options = dict(given(click.get_current_context()))
     preset = options.pop("source.preset", None)
@@ -68,7 +69,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merge_budgets(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The merged layers; a layer that gives one kind of budget takes back the other kind from the layers beneath."""
-    from atmc_tool.config import merge
+    from atmc_tool.settings import merge
 
     result: dict[str, Any] = {}
     for layer in layers:

@@ -13,11 +13,12 @@ from atmc_tool.cli.data_source import load_configured
 from atmc_tool.cli.render import note
 from atmc_tool.cli.settings import portable, resolve
 from atmc_tool.cli.subject import check_fit, per_channel, versions
-from atmc_tool.config import Config, build_config, merge
+from atmc_tool.config import Config, build_config
 from atmc_tool.data import DataSet
 from atmc_tool.errors import AtmcError, UsageError
 from atmc_tool.model_card import ModelCard
 from atmc_tool.models.reading import choose_architecture, fitted_network, read_model
+from atmc_tool.settings import merge
 from atmc_tool.threat_model import ThreatModel
 from evaluators.onnx_gradient import differentiate
 from evaluators.policy import parse_policy

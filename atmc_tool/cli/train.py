@@ -45,7 +45,8 @@ def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
     from atmc_tool.cli.launch import is_first, joined, restarted, several
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.settings import resolve
-    from atmc_tool.config import read_yaml, to_yaml
+    from atmc_tool.config import to_yaml
+    from atmc_tool.settings import read_yaml
 
     folder = RunFolder(output.with_suffix(".train"))
     if output.suffix not in SUFFIXES:

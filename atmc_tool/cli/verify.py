@@ -77,9 +77,9 @@ def _verify(path: Path, provider: str, ranks: "Ranks | None") -> tuple[dict[str,
     from atmc_tool.cli.origin import find_origin
     from atmc_tool.cli.render import staged
     from atmc_tool.cli.settings import resolve
-    from atmc_tool.config import merge
     from atmc_tool.data import test_subset
     from atmc_tool.files import read_bytes, sha256
+    from atmc_tool.settings import merge
     from evaluators.classifier import MAX_BYTES, OrtClassifier, decoded_weights, parse_onnx
     from evaluators.policy import parse_policy
     from evaluators.robustness import AttackSettings
@@ -132,7 +132,7 @@ def _verify(path: Path, provider: str, ranks: "Ranks | None") -> tuple[dict[str,
 def _data_folder(path: Path) -> Mapping[str, Any]:
     """Where the run that `path` lies in found its data; artefacts don't say, for they travel."""
     from atmc_tool.cli.run_folder import RunFolder
-    from atmc_tool.config import read_yaml
+    from atmc_tool.settings import read_yaml
 
     config = RunFolder(path.parent).config
     data = read_yaml(config).get("data") if config.is_file() else None
