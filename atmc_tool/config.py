@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atmc_tool.config_errors import explain
 from atmc_tool.errors import UsageError
+from atmc_tool.structure_names import STRUCTURES, parse_n_of_m
 from atmc_tool.threat_model import ThreatModel, parse_threat_model
 from atmc_tool.units import parse_size
 
@@ -92,42 +93,91 @@ class TrainConfig(ScheduleConfig):
     average: float = Field(0.0, ge=0, lt=1)
 
 
-# What the methods of arXiv:1902.03538 beside ATMC are: other defaults, which may be changed like any others.
+# What the methods beside ATMC are: other defaults, which may be changed like any others. First those of
+# arXiv:1902.03538.
 BASELINES: dict[str, dict[str, Any]] = {
     "al0": {"projection": "hard", "path": 0.0, "bits": None, "quantize_share": 0.0},
     "ap": {"projection": "fixed", "bits": None, "quantize_share": 0.0},
     "nap": {"projection": "fixed", "bits": None, "quantize_share": 0.0, "natural": True},
     "alr": {"bits": None},
+    "dense": {"keep": 1.0, "projection": "fixed", "bits": None, "quantize_share": 0.0},
+    # of arXiv:1903.12561
+    "admm": {
+        "projection": "admm",
+        "scope": "layer",
+        "search_share": 0.5,
+        "path": 0.0,
+        "bits": None,
+        "quantize_share": 0.0,
+    },
+    # of arXiv:2002.10509, and what it is compared with: the least weight magnitude of every layer
+    "hydra": {
+        "projection": "scores",
+        "scope": "layer",
+        "search_share": 0.2,
+        "path": 0.0,
+        "bits": None,
+        "quantize_share": 0.0,
+    },
+    "lwm": {"projection": "fixed", "scope": "layer", "bits": None, "quantize_share": 0.0},
 }
 
 
 class CompressConfig(ScheduleConfig):
     """`atmc-tool compress`: ATMC (arXiv:1902.03538) under a budget, or one of the methods it is compared with.
 
-    method:            `atmc`; `al0`, `ap`, `nap`: see `BASELINES`; `alr`: low-rank weights, singular values pooled
+    method:            `atmc`; `alr`: low-rank weights, singular values pooled; all others: see `BASELINES`
     natural:           train without attacks
     keep:              kept entries of all factors / weights of the compressed layers
     size:              bytes of model.atmc instead: `20KB`, `1.5MiB`, or `20x` smaller than the dense weights
     bits:              codebook of 2^bits values per factor; None: values stay float32
-    factors:           `none`: W itself is compressed; `uvc`: W = U V + C, all three under the one budget
+    factors:           `none`: W itself is compressed; `uvc`: W = U V + C, all three under the one budget; `uv`: no C
+    start:             of factors: `published`: one is W, the other 0; `svd`: the halves of the singular value
+                       decomposition
     projection:        `latent`: dense latent weights, top-k in the forward pass, straight-through gradient;
                        `hard`: the weights are projected after every step, as published;
-                       `fixed`: they are projected once, before the first step
-    path:              share of the pruning stage over which the budget falls (cubically) from dense to `keep`
+                       `fixed`: they are projected once, before the first step;
+                       `admm`: they are drawn towards their projection (R-ADMM);
+                       `scores`: scores are trained that say which to keep, the weights are not (HYDRA)
+    structure:         what is kept or dropped together: `irregular`, `filter`, `column`, `channel`, `bn-filter`, or
+                       `2:4`, at most 2 of 4 neighbouring input channels
+    scope:             `global`: one budget for the network; `layer`: the same share of every layer
+    layers:            pattern of weight names → share that those layers keep, with the scope `layer`
+    keep_zeros:        weights that are zero in the given network stay zero
+    search_share:      share of the pruning part that goes to the search; in the rest what was found is retrained
+    search_lr:         learning rate of the search; None: `lr`
+    rounds:            so many searches and retrainings one after the other, each with a smaller budget
+    dual_updates:      of `admm`: updates of the dual variable in a search
+    search_rho:        of `admm`: penalty
+    rho_growth:        of `admm`: its growth at every such update
+    rho_compounding:   of `admm`: let it grow as in the code that was published, by n + 1 after n updates as well
+    path:              share of the search over which the budget falls (cubically) from dense to `keep`
     quantize_share:    share of the schedule spent with the codebook penalty
     quantize_lr:       learning rate of that part
     rho:               ADMM penalty
     codebook_interval: steps between updates of codebooks and duals
     """
 
-    method: Literal["atmc", "al0", "ap", "nap", "alr"] = "atmc"
+    method: Literal["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "lwm", "dense"] = "atmc"
     natural: bool = False
     lr: float = Field(0.05, gt=0)
     keep: float | None = Field(None, gt=0, le=1)
     size: str | None = None
     bits: int | None = Field(4, ge=1, le=8)
-    factors: Literal["none", "uvc"] = "none"
-    projection: Literal["latent", "hard", "fixed"] = "latent"
+    factors: Literal["none", "uv", "uvc"] = "none"
+    start: Literal["published", "svd"] = "published"
+    projection: Literal["latent", "hard", "fixed", "admm", "scores"] = "latent"
+    structure: str = "irregular"
+    scope: Literal["global", "layer"] = "global"
+    layers: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    keep_zeros: bool = False
+    search_share: float = Field(1.0, gt=0, le=1)
+    search_lr: float | None = Field(None, gt=0)
+    rounds: int = Field(1, ge=1)
+    dual_updates: int = Field(9, ge=1)
+    search_rho: float = Field(1e-3, gt=0)
+    rho_growth: float = Field(1.3, ge=1)
+    rho_compounding: bool = False
     path: float = Field(0.4, ge=0, lt=1)
     quantize_share: float = Field(0.25, ge=0, lt=1)
     quantize_lr: float = Field(0.01, gt=0)
@@ -138,7 +188,12 @@ class CompressConfig(ScheduleConfig):
     @classmethod
     def _of_method(cls, values: Any) -> Any:
         method = values.get("method") if isinstance(values, dict) else None
-        return {**BASELINES[method], **values} if method in BASELINES else values
+        defaults = dict(BASELINES.get(method, {})) if isinstance(method, str) else {}
+        if defaults and values.get("bits") is not None:
+            defaults.pop("quantize_share", None)  # codebooks were asked for: they get their part
+        if isinstance(values, dict) and values.get("structure", "irregular") in STRUCTURES[1:]:
+            defaults["scope"] = "layer"
+        return {**defaults, **values} if defaults else values
 
     @model_validator(mode="after")
     def _fits_method(self) -> "CompressConfig":
@@ -146,6 +201,21 @@ class CompressConfig(ScheduleConfig):
             raise ValueError("codebooks (bits) need a part of the schedule: quantize_share above 0")
         if self.method == "alr" and (self.bits is not None or self.factors != "none"):
             raise ValueError("alr has no codebooks and no U V C: leave bits and factors out")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_structure(self) -> "CompressConfig":
+        pattern = parse_n_of_m(self.structure)
+        if pattern is None and self.structure not in STRUCTURES:
+            raise ValueError(f"structure is one of {', '.join(STRUCTURES)}, or N:M such as 2:4")
+        if pattern is None and self.structure != "irregular" and self.scope == "global":
+            raise ValueError(f"{self.structure} has a budget per layer: leave scope out, or say layer")
+        if self.factors != "none" and (self.structure != "irregular" or self.scope == "layer"):
+            raise ValueError("factors U V C have one budget of single entries: no structure, no scope layer")
+        if self.layers and self.scope == "global":
+            raise ValueError("shares of layers need scope: layer")
+        if self.structure == "bn-filter" and self.projection == "scores":
+            raise ValueError("bn-filter is ranked by batch norms, scores rank weights: take filter")
         return self
 
     @model_validator(mode="after")

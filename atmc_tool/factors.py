@@ -13,7 +13,8 @@ from torch import Tensor
 
 from atmc_tool.compressed import CompressedWeight, SparseTensor, sparsify
 
-Kind = Literal["none", "uvc"]
+Kind = Literal["none", "uv", "uvc"]
+Start = Literal["published", "svd"]
 Factors = dict[str, Tensor]
 
 
@@ -22,11 +23,12 @@ def main_factor(m: int, n: int) -> str:
     return "V" if m <= n else "U"
 
 
-def factorize(weight: Tensor, kind: Kind) -> Factors:
-    """Factor tensors that stand for exactly `weight`: the main one is W, the others are 0.
+def factorize(weight: Tensor, kind: Kind, start: Start = "published") -> Factors:
+    """Factor tensors that stand for `weight`, exactly but for rounding.
 
-    `none` leaves U and C of W = U V + C out for good: only the main factor exists. Source: the start of
-    arXiv:1902.03538's procedure.
+    `none` leaves U and C of W = U V + C out for good: only the main factor exists. `uv` leaves out C. At the start C is
+    0; `published` (arXiv:1902.03538) makes the main factor W and the side factor 0, `svd` splits W = A S Bᵀ between the
+    two: A √S and √S Bᵀ, where the side factor is stored without its identity.
 
     Args:
         weight: (m, ...) of at least two dimensions.
@@ -40,7 +42,13 @@ def factorize(weight: Tensor, kind: Kind) -> Factors:
     if kind == "none":
         return {main: matrix}
     side, size = ("U", m) if main == "V" else ("V", n)
-    return {main: matrix, side: matrix.new_zeros(size, size), "C": matrix.new_zeros(m, n)}
+    factors = {main: matrix, side: matrix.new_zeros(size, size)}
+    if start == "svd":
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        left, right = left * values.sqrt(), values.sqrt()[:, None] * right
+        factors = {main: right, side: left} if main == "V" else {main: left, side: right}
+        factors[side] = factors[side] - torch.eye(size, device=matrix.device)
+    return factors if kind == "uv" else {**factors, "C": matrix.new_zeros(m, n)}
 
 
 def materialize(factors: Mapping[str, Tensor], shape: torch.Size) -> Tensor:

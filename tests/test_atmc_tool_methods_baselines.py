@@ -62,8 +62,9 @@ def test_a_method_is_other_defaults_and_what_is_stated_wins() -> None:
     quantized = CompressConfig.model_validate({"method": "ap", "bits": 8, "quantize_share": 0.3})
     assert (quantized.projection, quantized.bits, quantized.natural) == ("fixed", 8, False)
     assert CompressConfig.model_validate(al0.model_dump()) == al0
+    assert CompressConfig.model_validate({"method": "al0", "bits": 4}).quantize_share == 0.25
     with pytest.raises(ValidationError, match="quantize_share above 0"):
-        CompressConfig.model_validate({"method": "al0", "bits": 4})
+        CompressConfig.model_validate({"method": "al0", "bits": 4, "quantize_share": 0})
     with pytest.raises(ValidationError, match="alr has no codebooks"):
         CompressConfig.model_validate({"method": "alr", "bits": 4})
 
@@ -157,7 +158,7 @@ def test_the_least_that_can_be_kept() -> None:
     assert least_kept(net, CompressConfig()) == len(sizes)
 
 
-@pytest.mark.parametrize("name", ["nap", "ap", "al0", "alr"])
+@pytest.mark.parametrize("name", ["nap", "ap", "al0", "alr", "admm", "hydra", "lwm"])
 def test_every_method_goes_through_compress_export_and_verify(
     name: str, cli: Cli, digits_run: Path, tmp_path: Path
 ) -> None:

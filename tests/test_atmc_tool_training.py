@@ -65,12 +65,20 @@ COMPRESS = [
     CompressConfig(max_steps=30, checkpoint_steps=7),
     CompressConfig(max_steps=30, checkpoint_steps=7, projection="hard", factors="uvc", bits=2),
     CompressConfig(max_steps=30, checkpoint_steps=7, bits=None),
+    CompressConfig.model_validate({"method": "admm", "rounds": 2, "bits": 4, "max_steps": 30, "checkpoint_steps": 7}),
+    CompressConfig.model_validate({"method": "hydra", "structure": "2:4", "max_steps": 30, "checkpoint_steps": 7}),
 ]
 
 
 @pytest.mark.parametrize(
     ("config", "stop_at"),
-    [(COMPRESS[0], 5), (COMPRESS[0], 18), (COMPRESS[0], 26), (COMPRESS[1], 24), (COMPRESS[2], 18)],
+    [
+        *((COMPRESS[0], step) for step in (5, 18, 26)),
+        (COMPRESS[1], 24),
+        (COMPRESS[2], 18),
+        *((COMPRESS[3], step) for step in (4, 11, 17, 25)),
+        *((COMPRESS[4], step) for step in (3, 18)),
+    ],
 )
 def test_a_resumed_run_ends_with_the_same_bits(
     config: CompressConfig, stop_at: int, digits: DataSet, tmp_path: Path

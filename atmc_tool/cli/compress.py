@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @setting(
     "compress.method",
     "--method",
-    type=click.Choice(["atmc", "al0", "ap", "nap", "alr"]),
+    type=click.Choice(["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "lwm", "dense"]),
     help="What compresses; default atmc.",
 )
 @setting(
@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     help="Share of the weights to keep; default 0.05.",
 )
 @setting("compress.size", "--size", type=SIZE, help="Bytes of model.atmc instead: 20KB, or 20x smaller than dense.")
+@setting(
+    "compress.structure",
+    "--structure",
+    metavar="STRUCTURE",
+    help="What goes together: irregular (single weights, the default), filter, column, channel, bn-filter or 2:4.",
+)
 @setting("compress.bits", "--bits", type=click.IntRange(1, 8), help="Bits of a stored value; default 4.")
 @schedule("compress")
 @click.option("--trust-pickle", is_flag=True, help="Load a whole pickled module, which runs code in the file.")
@@ -124,7 +130,7 @@ def _compress(
     attacked = None if config.compress.natural else start.threat_model
     setup = training_setup(config, config.compress, network, card.mean, card.std, device, data, attacked, ranks)
     dense = copied(network.state_dict(), device)
-    method = compression_method(network, config.compress, feasibility.budget)
+    method = compression_method(network, config.compress, feasibility.budget, card.image_shape)
     run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)
     weights = method.compressed()
     rest = {name: array for name, array in arrays(network.state_dict()).items() if name not in weights}
@@ -208,7 +214,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     ]
     show_table(f"Accuracy on {dense['n']} test images", ["accuracy", "dense", "compressed"], rows)
     factors = (
-        ": " + ", ".join(f"{name} {kept[name]:,}" for name in ("U", "V", "C")) if report["factors"] == "uvc" else ""
+        ": " + ", ".join(f"{name} {kept[name]:,}" for name in ("U", "V", "C")) if report["factors"] != "none" else ""
     )
     show_line(f"kept {kept['total']:,} of {kept['weights']:,} weights ({kept['share']:.2%}){factors}")
     show_line(f"{report['model']['path']}   next: atmc-tool export --onnx, then atmc-tool verify")

@@ -90,7 +90,7 @@ def check_feasible(start: Start) -> Feasibility:
 
 def sketch(start: Start, kept: int) -> Mapping[str, CompressedWeight]:
     """The weights as they are, projected at once on `kept` entries and codebooks, without training."""
-    method = compression_method(start.network, start.config.compress, Budget(kept))
+    method = compression_method(start.network, start.config.compress, Budget(kept), start.card.image_shape)
     method.finish()
     return method.compressed()
 

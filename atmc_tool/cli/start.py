@@ -19,6 +19,7 @@ from atmc_tool.errors import AtmcError, UsageError
 from atmc_tool.model_card import ModelCard
 from atmc_tool.models.reading import choose_architecture, fitted_network, read_model
 from atmc_tool.settings import merge
+from atmc_tool.structure_names import parse_n_of_m
 from atmc_tool.threat_model import ThreatModel
 from evaluators.onnx_gradient import differentiate
 from evaluators.policy import parse_policy
@@ -83,7 +84,9 @@ def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> S
     mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
     std = per_channel("model.std", config.model.std or architecture.std, channels)
     known = None if file.module is not None else architecture.name  # a pickled module brings its own
-    budget = {} if config.compress.keep or config.compress.size else {"keep": DEFAULT_KEEP}
+    pattern = parse_n_of_m(config.compress.structure)
+    keep = pattern[0] / pattern[1] if pattern else DEFAULT_KEEP
+    budget = {} if config.compress.keep or config.compress.size else {"keep": keep}
     return Start(
         config=build_config(
             merge(

@@ -1,5 +1,7 @@
 """Compression methods, one file each: what is trained, what is constrained, and when."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from atmc_tool.budget import Budget, compressible
@@ -9,9 +11,13 @@ from atmc_tool.methods.atmc import Atmc
 from atmc_tool.methods.method import CompressionMethod
 
 
-def compression_method(network: nn.Module, config: CompressConfig, budget: Budget) -> CompressionMethod:
-    """The method that `config` names, at its start on `network`."""
-    return Alr(network, config, budget) if config.method == "alr" else Atmc(network, config, budget)
+def compression_method(
+    network: nn.Module, config: CompressConfig, budget: Budget, image_shape: Sequence[int] = ()
+) -> CompressionMethod:
+    """The method that `config` names, at its start on `network`, which takes images of `image_shape` (C, H, W)."""
+    if config.method == "alr":
+        return Alr(network, config, budget)
+    return Atmc(network, config, budget, image_shape)
 
 
 def least_kept(network: nn.Module, config: CompressConfig) -> int:

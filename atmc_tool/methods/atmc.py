@@ -1,21 +1,21 @@
-"""ATMC: pruning, factorisation and codebooks as constraints of adversarial training (arXiv:1902.03538, Algorithm 1).
+"""ATMC and every method that prunes: constraints of one adversarial training (arXiv:1902.03538, Algorithm 1).
 
-min over θ = {U, V, C per weight} of the training loss, W = U V + C, subject to Σ ‖U‖₀ + ‖V‖₀ + ‖C‖₀ ≤ k over the whole
-network and at most 2^b distinct nonzero values in each factor. Two parts of one schedule:
+min over θ = {U, V, C per weight} of the training loss, W = U V + C, subject to Σ ‖U‖₀ + ‖V‖₀ + ‖C‖₀ ≤ k and at most 2^b
+distinct nonzero values in each factor. The schedule has parts (`parts.py`):
 
-1. pruning: the l0 budget falls from dense to k. `hard`: θ is projected after every step, as published. `latent`: θ
-   stays dense, the network runs with its k largest entries, and the gradient goes straight through to all of θ, so
-   that pruned entries can return (Lin et al. 2020, arXiv:2006.07253). `fixed`: θ is projected once, before the first
-   step, and its zeros stay zeros.
-2. quantising: codebooks by ADMM, θ = z with z in the codebook set. `latent` freezes the support here, `hard` goes on
-   projecting.
+1. search: what to keep is looked for by one of the searches: `latent` or `hard` projection of the weights, `admm`
+   (R-ADMM, arXiv:1903.12561) or `scores` (HYDRA, arXiv:2002.10509). What counts together, and whether the budget is one
+   for the network or one per layer, is a `Selection`.
+2. retrain: what was found is kept, its complement is zero for good. `fixed` begins here, with what is largest.
+3. quantise: codebooks by ADMM, θ = z with z in the codebook set, on the support that was found. `hard` goes on
+   projecting instead.
 
-The paper's baselines are part 1 alone with plain W: Al0 `hard`, AP `fixed`, NAP `fixed` without attacks.
+So ATMC is 1 and 3; Al0, AP, NAP, LWM, R-ADMM and HYDRA are 1 and 2 with plain W, and take 3 where bits are asked for.
 
 The end is a hard projection: what ships has at most k nonzeros and at most 2^b values in each factor, exactly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,29 +27,52 @@ from atmc_tool.codebooks import movement, positions, quantize
 from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.factors import factorize, materialize, to_compressed
+from atmc_tool.methods.admm_search import AdmmSearch
 from atmc_tool.methods.method import one_cycle
-from atmc_tool.projections import cubic_budget, straight_through_mask, top_k_masks
+from atmc_tool.methods.parts import Part, part_at, parts
+from atmc_tool.methods.score_search import ScoreSearch
+from atmc_tool.methods.search import Fixed, Hard, Latent, Search
+from atmc_tool.projections import cubic_budget
+from atmc_tool.selection import Selection, layer_shares
+from atmc_tool.structures import batch_norms
 
 WARM_ITERATIONS = 10  # Lloyd iterations of an update that starts from the last codebook
 
 
 class Atmc:
-    """State of ATMC on `network`; factors stand for the compressed weights, the rest is trained in place."""
+    """State of a pruning method on `network`; factors stand for the compressed weights, the rest is trained in place.
 
-    def __init__(self, network: nn.Module, config: CompressConfig, budget: Budget) -> None:
+    image_shape: (C, H, W), needed by `bn-filter` alone
+    """
+
+    def __init__(
+        self, network: nn.Module, config: CompressConfig, budget: Budget, image_shape: Sequence[int] = ()
+    ) -> None:
         chosen, _ = compressible(network)
         self._config = config
         self._budget = budget
         self._shapes = {name: parameter.shape for name, parameter in chosen.items()}
-        self._factors = {name: factorize(parameter, config.factors) for name, parameter in chosen.items()}
+        self._factors = {name: factorize(parameter, config.factors, config.start) for name, parameter in chosen.items()}
         self._rest = {name: p for name, p in network.named_parameters() if name not in chosen}
         self._flat = [t.requires_grad_() for factors in self._factors.values() for t in factors.values()]
         self._n_weights = sum(parameter.numel() for parameter in chosen.values())
         self._kept = budget.kept
-        self._masks = [torch.ones_like(t, dtype=torch.bool) for t in self._flat]
+        norms = batch_norms(network, image_shape) if config.structure == "bn-filter" else {}
+        self._scales = [self._rest[norms[name]] if name in norms else None for name in chosen] if norms else []
+        self._selection = Selection(
+            config.structure,
+            config.scope,
+            [shape for name, shape in self._shapes.items() for _ in self._factors[name]],
+            layer_shares(self._shapes, config.structure, config.layers, norms),
+            self._n_weights,
+            self._kept,
+        )
+        self._search = _search(self._flat, self._scales, self._selection, config)
+        self._parts = parts(config)
+        self._entered = -1  # index of the part that the last step was in
+        self._masks: list[Tensor] | None = None  # what is kept, once it is found
         self._positions: list[Tensor] | None = None  # of what the masks keep, for as long as they stay as they are
-        self._pruned = False  # the budget of `fixed` is met
-        self._quantizing = False
+        self._started = [t != 0 for t in self._flat] if config.keep_zeros else None
         self._finished = False
         # made when quantising starts: until then they would only take memory, and bytes of checkpoints
         self._auxiliaries: list[Tensor] = []
@@ -64,19 +87,11 @@ class Atmc:
         return self._kept
 
     def parameters(self) -> list[Tensor]:
-        return [*self._flat, *self._rest.values()]
-
-    def _stage(self, progress: float) -> tuple[bool, float]:
-        """(quantising?, position in [0, 1] within that part)."""
-        start = 1 - self._config.quantize_share
-        if progress < start or start == 1:
-            return False, progress / start
-        return True, (progress - start) / self._config.quantize_share
+        return [*self._flat, *self._rest.values(), *self._search.parameters()]
 
     def learning_rate(self, progress: float) -> float:
-        quantizing, position = self._stage(progress)
-        peak = self._config.quantize_lr if quantizing else self._config.lr
-        return one_cycle(peak, self._config.warmup, position)
+        part = self._parts[part_at(self._parts, progress)]
+        return one_cycle(part.peak, self._config.warmup, part.position(progress))
 
     def _named(self, flat: list[Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
         tensors = iter(flat)
@@ -87,42 +102,62 @@ class Atmc:
         return {name: materialize(factors, self._shapes[name]) for name, factors in self._named(flat)}
 
     def weights(self, progress: float) -> dict[str, Tensor]:
-        quantizing, position = self._stage(progress)
-        if self._config.projection == "fixed" and not self._pruned:
-            self._pruned = True
-            self._meet_limit(self._n_weights)
-            self._project(self._kept)
-        if quantizing and not self._quantizing:
-            self._start_quantizing()
-        flat = self._flat
-        if self._config.projection == "latent" and not quantizing:
-            self._masks = top_k_masks(flat, self._path(position))
-            flat = [straight_through_mask(t, mask) for t, mask in zip(flat, self._masks, strict=True)]
-        return {**self._materialize(flat), **self._rest}
+        index = part_at(self._parts, progress)
+        while self._entered < index:  # a time limit may jump over a part
+            self._entered += 1
+            self._enter(self._parts[self._entered])
+        part = self._parts[index]
+        if part.kind != "search":
+            return {**self._materialize(self._flat), **self._rest}
+        rest: dict[str, Tensor] = dict(self._rest)
+        if not self._search.trains_weights:
+            rest = {name: p.detach() if self._belongs_to_weight(name) else p for name, p in rest.items()}
+        return {**self._materialize(self._search.effective(self._target(part, progress))), **rest}
 
-    def _path(self, position: float) -> int:
-        path = self._config.path
-        return cubic_budget(self._kept, self._n_weights, position / path if path else 1.0)
+    def _belongs_to_weight(self, name: str) -> bool:
+        """Whether `name` is the bias of a layer whose weight is compressed."""
+        return name.endswith("bias") and f"{name.removesuffix('bias')}weight" in self._shapes
+
+    def _target(self, part: Part, progress: float) -> int:
+        """Entries to keep at `progress` of a search."""
+        kept, path = self._kept, self._config.path
+        if part.budget < 1:
+            kept = round(self._n_weights * (kept / self._n_weights) ** part.budget)
+        return cubic_budget(kept, self._n_weights, part.position(progress) / path if path else 1.0)
 
     @torch.no_grad()
-    def _start_quantizing(self) -> None:
-        self._quantizing = True
-        self._meet_limit(self._n_weights if self._config.projection == "latent" else self._kept)
-        self._project(self._kept)
-        if self._config.bits is not None:
+    def _enter(self, part: Part) -> None:
+        if part.kind == "search":
+            if self._masks is not None:
+                self._search.restart()
+            return
+        if part.kind == "retrain" or self._masks is None or self._config.projection == "hard":
+            if part.budget == 1:
+                self._meet_limit(self._kept if self._config.projection == "hard" else self._n_weights)
+            self._project(self._target(part, part.end), self._search.importance())
+        if part.kind == "quantize" and self._config.bits is not None:
             self._duals = [torch.zeros_like(t) for t in self._flat]
             self._update_auxiliaries()
             self._before = self._auxiliaries
 
     @torch.no_grad()
-    def _project(self, kept: int) -> None:
-        self._masks, self._positions = top_k_masks(self._flat, kept), None
-        for tensor, mask in zip(self._flat, self._masks, strict=True):
+    def _project(self, kept: int, importance: Sequence[Tensor]) -> None:
+        masks = self._selection.masks(importance, kept)
+        if self._started is not None:
+            masks = [mask & started for mask, started in zip(masks, self._started, strict=True)]
+        self._masks, self._positions = masks, None
+        self._apply(masks)
+
+    def _apply(self, masks: Sequence[Tensor]) -> None:
+        for i, (tensor, mask) in enumerate(zip(self._flat, masks, strict=True)):
             tensor.mul_(mask)
+            if self._scales and (scale := self._scales[i]) is not None:
+                scale.mul_(mask[:, 0])
 
     @torch.no_grad()
     def _update_auxiliaries(self) -> None:
         assert self._config.bits is not None
+        assert self._masks is not None
         self._before = self._auxiliaries
         self._centres_before = list(self._centres)
         self._auxiliaries = []
@@ -134,28 +169,40 @@ class Atmc:
             )
             self._auxiliaries.append(z)
 
+    def _quantizes(self, progress: float) -> bool:
+        return self._config.bits is not None and self._parts[part_at(self._parts, progress)].kind == "quantize"
+
     def penalty(self, progress: float) -> Tensor | None:
-        if not self._stage(progress)[0] or self._config.bits is None:
-            return None
-        return admm.penalty(self._flat, self._auxiliaries, self._duals, self._config.rho)
+        if self._quantizes(progress):
+            return admm.penalty(self._flat, self._auxiliaries, self._duals, self._config.rho)
+        return self._search.penalty() if self._parts[part_at(self._parts, progress)].kind == "search" else None
 
     @torch.no_grad()
     def after_step(self, progress: float, step: int) -> None:
-        quantizing, position = self._stage(progress)
-        if self._config.projection == "hard":
-            self._project(self._kept if quantizing else self._path(position))
-        elif quantizing or self._config.projection == "fixed":
-            for tensor, mask in zip(self._flat, self._masks, strict=True):
-                tensor.mul_(mask)
-        if quantizing and self._config.bits is not None and step % self._config.codebook_interval == 0:
+        part = self._parts[part_at(self._parts, progress)]
+        if part.kind == "search":
+            self._search.after_step(self._target(part, progress), part.position(progress))
+            zeros = self._started if self._masks is None else self._masks
+            if zeros is not None:  # what was pruned before stays so
+                self._apply(zeros)
+        elif self._config.projection == "hard" and part.kind == "quantize":
+            self._project(self._kept, self._flat)
+        else:
+            assert self._masks is not None
+            self._apply(self._masks)
+        if self._quantizes(progress) and step % self._config.codebook_interval == 0:
             self._update_auxiliaries()
+            assert self._masks is not None
             for tensor, z, dual, mask in zip(self._flat, self._auxiliaries, self._duals, self._masks, strict=True):
                 admm.update_dual(tensor, z, dual, mask)
 
     @torch.no_grad()
     def _constrained(self, kept: int) -> list[Tensor]:
-        """The factors projected on both constraints: at most `kept` nonzeros, at most 2^b values each."""
-        masks = top_k_masks(self._flat, kept)
+        """The factors projected on both constraints: what a budget of `kept` keeps, at most 2^b values each."""
+        if self._masks is not None and kept == self._kept:
+            masks = self._masks
+        else:
+            masks = self._selection.masks(self._search.importance() if self._masks is None else self._flat, kept)
         if self._config.bits is None:
             return [t.detach() * mask for t, mask in zip(self._flat, masks, strict=True)]
         return [
@@ -165,12 +212,14 @@ class Atmc:
 
     def shipped(self, progress: float = 1.0) -> dict[str, Tensor]:
         rest = {name: p.detach() for name, p in self._rest.items()}
+        kind = self._parts[part_at(self._parts, progress)].kind
         if self._finished:
             flat = [t.detach() for t in self._flat]
-        elif self._stage(progress)[0]:
+        elif kind == "quantize":
             flat = self._constrained(self._kept)
         else:
-            flat = [t.detach() * mask for t, mask in zip(self._flat, self._masks, strict=True)]
+            masks = self._search.masks() if kind == "search" or self._masks is None else self._masks
+            flat = [t.detach() * mask for t, mask in zip(self._flat, masks, strict=True)]
         return {**self._materialize(flat), **rest}
 
     def _meet_limit(self, most: int) -> None:
@@ -200,16 +249,19 @@ class Atmc:
         return self._compressed(self._flat)
 
     def metrics(self) -> dict[str, float]:
+        part = self._parts[max(0, self._entered)]
+        masks = iter(self._search.masks() if part.kind == "search" or self._masks is None else self._masks)
         kept = {"U": 0, "V": 0, "C": 0}
-        masks = iter(self._masks)
         for factors in self._factors.values():
             for factor in factors:
                 kept[factor] += int(next(masks).sum())
         total = sum(kept.values())
         result: dict[str, float] = {"kept": total, "density": total / self._n_weights}
-        if self._config.factors == "uvc":
+        if self._config.factors != "none":
             result |= {f"kept_{name}": n for name, n in kept.items()}
-        if self._quantizing and self._config.bits is not None:
+        if part.kind == "search":
+            result |= self._search.metrics()
+        if self._auxiliaries:
             primal, dual = admm.residuals(self._flat, self._auxiliaries, self._before, self._config.rho)
             result |= {"primal_residual": primal, "dual_residual": dual}
             moved = movement(self._centres, self._centres_before)
@@ -220,6 +272,7 @@ class Atmc:
     def state(self) -> dict[str, Any]:
         return {
             "factors": [t.detach() for t in self._flat],
+            "search": self._search.state(),
             "masks": self._masks,
             "auxiliaries": self._auxiliaries,
             "before": self._before,
@@ -227,8 +280,7 @@ class Atmc:
             "centres": self._centres,
             "centres_before": self._centres_before,
             "kept": self._kept,
-            "pruned": self._pruned,
-            "quantizing": self._quantizing,
+            "entered": self._entered,
         }
 
     @torch.no_grad()
@@ -236,12 +288,26 @@ class Atmc:
         for tensor, saved in zip(self._flat, state["factors"], strict=True):
             tensor.copy_(saved)
         device = self._flat[0].device
-        self._masks, self._positions = [t.to(device) for t in state["masks"]], None
-        self._auxiliaries = [t.to(device) for t in state["auxiliaries"]]
-        self._before = [t.to(device) for t in state["before"]]
-        self._duals = [t.to(device) for t in state["duals"]]
+        self._search.load_state(state["search"])
+        self._masks = None if state["masks"] is None else [t.to(device) for t in state["masks"]]
+        self._positions = None
+        self._auxiliaries, self._before, self._duals = (
+            [t.to(device) for t in state[key]] for key in ("auxiliaries", "before", "duals")
+        )
         self._centres, self._centres_before = (
             [None if t is None else t.to(device) for t in state[key]] for key in ("centres", "centres_before")
         )
-        self._kept = state["kept"]
-        self._pruned, self._quantizing = state["pruned"], state["quantizing"]
+        self._kept, self._entered = state["kept"], state["entered"]
+
+
+def _search(
+    flat: Sequence[Tensor], scales: Sequence[Tensor | None], selection: Selection, config: CompressConfig
+) -> Search:
+    """The search that `config.projection` names; a batch norm's scale ranks the filters of its layer."""
+    importance = [t if scale is None else scale for t, scale in zip(flat, scales or [None] * len(flat), strict=True)]
+    if config.projection == "admm":
+        return AdmmSearch(flat, selection, importance, config)
+    if config.projection == "scores":
+        return ScoreSearch(flat, selection)
+    kinds = {"latent": Latent, "hard": Hard, "fixed": Fixed}
+    return kinds[config.projection](flat, selection, importance)
