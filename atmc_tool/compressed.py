@@ -40,6 +40,11 @@ class SparseTensor:
         """Bits of one code, ⌈log2 K⌉ and at least 1; 32 where the factor is not quantised."""
         return 32 if self.codebook is None else max(1, (len(self.codebook) - 1).bit_length())
 
+    @property
+    def nominal_bits(self) -> int:
+        """The paper's size (arXiv:1902.03538): nonzeros · bits + 32 · codebook values; positions are not counted."""
+        return self.kept * self.bits + 32 * (0 if self.codebook is None else len(self.codebook))
+
     def dense(self) -> NDArray[np.float32]:
         """float32 (m, n): the kept values at their positions, zero elsewhere."""
         flat = np.zeros(self.shape[0] * self.shape[1], np.float32)

@@ -130,7 +130,9 @@ class CompressConfig(ScheduleConfig):
     natural:           train without attacks
     keep:              kept entries of all factors / weights of the compressed layers
     size:              bytes of model.atmc instead: `20KB`, `1.5MiB`, or `20x` smaller than the dense weights
-    bits:              codebook of 2^bits values per factor; None: values stay float32
+    nominal_size:      the same of the nominal size: kept entries · bits, and codebooks of 32 bits a value
+    bits:              codebook of 2^bits values per factor; None: values stay float32; `auto`: chosen for each factor
+                       under a size
     factors:           `none`: W itself is compressed; `uvc`: W = U V + C, all three under the one budget; `uv`: no C
     start:             of factors: `published`: one is W, the other 0; `svd`: the halves of the singular value
                        decomposition
@@ -163,7 +165,8 @@ class CompressConfig(ScheduleConfig):
     lr: float = Field(0.05, gt=0)
     keep: float | None = Field(None, gt=0, le=1)
     size: str | None = None
-    bits: int | None = Field(4, ge=1, le=8)
+    nominal_size: str | None = None
+    bits: Annotated[int, Field(ge=1, le=8)] | Literal["auto"] | None = 4
     factors: Literal["none", "uv", "uvc"] = "none"
     start: Literal["published", "svd"] = "published"
     projection: Literal["latent", "hard", "fixed", "admm", "scores"] = "latent"
@@ -220,10 +223,13 @@ class CompressConfig(ScheduleConfig):
 
     @model_validator(mode="after")
     def _one_budget(self) -> "CompressConfig":
-        if self.keep is not None and self.size is not None:
-            raise ValueError("give either keep or size, not both")
-        if self.size is not None:
-            parse_size(self.size)
+        if sum(budget is not None for budget in (self.keep, self.size, self.nominal_size)) > 1:
+            raise ValueError("give one of keep, size and nominal_size")
+        for size in (self.size, self.nominal_size):
+            if size is not None:
+                parse_size(size)
+        if self.bits == "auto" and self.keep is not None:
+            raise ValueError("bits: auto shares out a size: give size or nominal_size instead of keep")
         return self
 
 

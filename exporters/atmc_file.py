@@ -241,6 +241,7 @@ def _describe_layer(name: str, weight: CompressedWeight, ratios: Mapping[str, fl
         for factor, tensor in weight.factors.items()
     }
     weights, kept = int(np.prod(weight.shape)), sum(tensor.kept for tensor in weight.factors.values())
+    nonzero = np.any(weight.dense().reshape(*weight.shape[:2], -1), axis=2)
     return {
         "name": name,
         "shape": list(weight.shape),
@@ -248,6 +249,8 @@ def _describe_layer(name: str, weight: CompressedWeight, ratios: Mapping[str, fl
         "kept": kept,
         "density": kept / weights,
         "factors": factors,
-        "nominal_bits": sum(f["kept"] * f["bits"] + 32 * f["codebook"] for f in factors.values()),
+        "empty_filters": np.flatnonzero(~nonzero.any(axis=1)).tolist(),
+        "empty_channels": np.flatnonzero(~nonzero.any(axis=0)).tolist(),
+        "nominal_bits": sum(tensor.nominal_bits for tensor in weight.factors.values()),
         "stored_bytes": sum(f["stored_bytes"] for f in factors.values()),
     }

@@ -1,6 +1,7 @@
 """R-ADMM, HYDRA, rounds and structures: what is trained when, and what is exactly kept in the end."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from atmc_tool.budget import Budget
+from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.methods import compression_method
 from atmc_tool.methods.atmc import Atmc
@@ -269,3 +271,34 @@ def test_parts_fill_the_schedule() -> None:
 def test_what_does_not_fit_is_said(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         CompressConfig.model_validate(settings)
+
+
+def nominal(weights: Mapping[str, CompressedWeight]) -> int:
+    return -(-sum(f.nominal_bits for weight in weights.values() for f in weight.factors.values()) // 8)
+
+
+@pytest.mark.parametrize("name", ["atmc", "admm", "ap"])
+def test_bits_are_shared_out_under_a_nominal_size(name: str) -> None:
+    torch.manual_seed(0)
+    network = Network()
+    config = CompressConfig.model_validate({"method": name, "bits": "auto", "nominal_size": "300B", "path": 0.1})
+    made = compression_method(network, config, Budget(TOTAL // 2, 300, nominal), IMAGE)
+    assert isinstance(made, Atmc)
+    run(network, made)
+    weights = made.compressed()
+    assert 255 <= nominal(weights) <= 300
+    bits = [factor.bits for weight in weights.values() for factor in weight.factors.values()]
+    assert all(stored <= chosen for stored, chosen in zip(bits, made.state()["bits"], strict=True))
+
+
+def test_bits_are_shared_out_under_a_real_size() -> None:
+    def measure(weights: Mapping[str, CompressedWeight]) -> int:
+        return 50 + sum(2 * f.kept + 4 * f.bits for weight in weights.values() for f in weight.factors.values())
+
+    torch.manual_seed(0)
+    network = Network()
+    config = CompressConfig.model_validate({"bits": "auto", "size": "600B"})
+    made = compression_method(network, config, Budget(TOTAL // 2, 600, measure), IMAGE)
+    assert isinstance(made, Atmc)
+    run(network, made)
+    assert 580 <= measure(made.compressed()) <= 600

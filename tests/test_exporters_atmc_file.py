@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from atmc_tool.compressed import CompressedModel, CompressedWeight, SparseTensor
+from atmc_tool.compressed import CompressedModel, CompressedWeight, SparseTensor, sparsify
 from atmc_tool.errors import AtmcError, InputError
 from exporters.atmc_file import decode_model, describe, encode_model, encoded_bytes, read_atmc
 
@@ -308,3 +308,12 @@ def test_the_description_of_the_golden_file() -> None:
     assert (facts["format"], facts["version"], facts["level"]) == ("atmc", 1, 1)
     assert facts["manifest"] == GOLDEN_MODEL.manifest
     assert set(facts["digests"]) == {"file", "root", *facts["streams"]} - {"header", "manifest"}
+
+
+def test_empty_filters_and_channels_are_named() -> None:
+    weight = np.zeros((4, 3, 2, 2), np.float32)
+    weight[1, 0, 0, 1], weight[3, 2, 1, 1] = 1, 2
+    weights = {"conv.weight": CompressedWeight((4, 3, 2, 2), {"V": sparsify(weight.reshape(4, -1), quantized=False)})}
+    (layer,) = describe(encode_model(CompressedModel(weights, {}, b"", {})))["layers"]
+    assert layer["empty_filters"] == [0, 2]
+    assert layer["empty_channels"] == [1]

@@ -48,7 +48,12 @@ if TYPE_CHECKING:
     metavar="STRUCTURE",
     help="What goes together: irregular (single weights, the default), filter, column, channel, bn-filter or 2:4.",
 )
-@setting("compress.bits", "--bits", type=click.IntRange(1, 8), help="Bits of a stored value; default 4.")
+@setting(
+    "compress.bits",
+    "--bits",
+    type=click.Choice([*map(str, range(1, 9)), "auto"]),
+    help="Bits of a stored value, or auto: each layer its own, under --size; default 4.",
+)
 @schedule("compress")
 @click.option("--trust-pickle", is_flag=True, help="Load a whole pickled module, which runs code in the file.")
 @click.option("--dry-run", is_flag=True, help="Show the resolved configuration and what is feasible; write nothing.")

@@ -74,14 +74,17 @@ def check_feasible(start: Start) -> Feasibility:
     chosen, _ = compressible(start.network)
     config = start.config.compress
     total, minimum = sum(weight.numel() for weight in chosen.values()), least_kept(start.network, config)
-    if config.size is None:
+    size = config.size or config.nominal_size
+    if size is None:
         assert config.keep is not None
         return Feasibility(start, Budget(kept_for_share(config.keep, total, minimum)), total, minimum)
-    number, relative = parse_size(config.size)
+    number, relative = parse_size(size)
     dense = 4 * sum(tensor.numel() for tensor in start.network.state_dict().values())
     limit = int(dense / number if relative else number)
 
     def size_of(weights: Mapping[str, CompressedWeight]) -> int:
+        if config.size is None:
+            return -(-sum(f.nominal_bits for weight in weights.values() for f in weight.factors.values()) // 8)
         return encoded_bytes(_assemble(start, weights)) + RESERVED_BYTES
 
     kept = kept_for_bytes(lambda k: size_of(sketch(start, k)), limit, minimum, total)

@@ -8,7 +8,7 @@ import click
 
 from atmc_tool.cli.options import PATH, as_json, verbosity
 
-SHOWN_ELSEWHERE = {"path", "kind", "bytes", "sha256", "layers", "artefacts", "files"}
+SHOWN_ELSEWHERE = {"path", "kind", "bytes", "sha256", "layers", "empty", "artefacts", "files"}
 
 
 @click.command("inspect", epilog="Example: atmc-tool inspect atmc-run/model.atmc")
@@ -50,6 +50,9 @@ def _show(facts: Mapping[str, Any]) -> None:
         for layer in facts["layers"]
     ]
     show_table("Layers", ["name", "shape", "kept", "distinct values", "bits", "bytes"], rows)
+    for name, units in facts.get("empty", {}).items():
+        parts = [f"{len(unit['which'])} of {unit['of']} {what.removeprefix('empty_')}" for what, unit in units.items()]
+        show_line(f"empty in {name}: {', '.join(parts)}")
 
 
 def _lines(facts: Mapping[str, Any], prefix: str = "") -> list[str]:

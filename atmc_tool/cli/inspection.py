@@ -64,12 +64,19 @@ def _atmc(path: Path, content: bytes) -> dict[str, Any]:
         facts = describe(content)
     except InputError as error:
         raise InputError(f"{path} can't be used: {error}") from error
-    layers = [part for layer in facts.pop("layers") for part in _atmc_layer(layer)]
+    described = facts.pop("layers")
+    layers = [part for layer in described for part in _atmc_layer(layer)]
     layers += [
         {"name": entry["name"], "shape": entry["shape"], "bits": _BITS[entry["dtype"]], "bytes": entry["bytes"]}
         for entry in facts.pop("rest")
     ]
-    return {"kind": "compressed network (.atmc)", "layers": layers, **facts}
+    units = {"empty_filters": 0, "empty_channels": 1}
+    empty = {
+        layer["name"]: {unit: {"of": layer["shape"][axis], "which": layer[unit]} for unit, axis in units.items()}
+        for layer in described
+        if any(layer[unit] for unit in units)
+    }
+    return {"kind": "compressed network (.atmc)", "layers": layers, "empty": empty, **facts}
 
 
 def _atmc_layer(layer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -86,7 +86,12 @@ def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> S
     known = None if file.module is not None else architecture.name  # a pickled module brings its own
     pattern = parse_n_of_m(config.compress.structure)
     keep = pattern[0] / pattern[1] if pattern else DEFAULT_KEEP
-    budget = {} if config.compress.keep or config.compress.size else {"keep": keep}
+    stated = config.compress.keep or config.compress.size or config.compress.nominal_size
+    if config.compress.bits == "auto" and not stated:
+        raise UsageError(
+            "bits: auto shares out a size", expected="--size such as 20KB, or --set compress.nominal_size="
+        )
+    budget = {} if stated else {"keep": keep}
     return Start(
         config=build_config(
             merge(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from atmc_tool import admm
+from atmc_tool.bit_allocation import nominal_bits, size_projections
 from atmc_tool.budget import Budget, compressible, kept_for_bytes
 from atmc_tool.codebooks import movement, positions, quantize
 from atmc_tool.compressed import CompressedWeight
@@ -37,6 +38,7 @@ from atmc_tool.selection import Selection, layer_shares
 from atmc_tool.structures import batch_norms
 
 WARM_ITERATIONS = 10  # Lloyd iterations of an update that starts from the last codebook
+BITS_UNTIL_CHOSEN = 4  # of `bits: auto`, before its part of the schedule
 
 
 class Atmc:
@@ -57,6 +59,7 @@ class Atmc:
         self._flat = [t.requires_grad_() for factors in self._factors.values() for t in factors.values()]
         self._n_weights = sum(parameter.numel() for parameter in chosen.values())
         self._kept = budget.kept
+        self._bits = [BITS_UNTIL_CHOSEN if config.bits == "auto" else config.bits or 0] * len(self._flat)
         norms = batch_norms(network, image_shape) if config.structure == "bn-filter" else {}
         self._scales = [self._rest[norms[name]] if name in norms else None for name in chosen] if norms else []
         self._selection = Selection(
@@ -131,7 +134,9 @@ class Atmc:
             if self._masks is not None:
                 self._search.restart()
             return
-        if part.kind == "retrain" or self._masks is None or self._config.projection == "hard":
+        if part.kind == "quantize" and self._config.bits == "auto":
+            self._choose_bits()
+        elif part.kind == "retrain" or self._masks is None or self._config.projection == "hard":
             if part.budget == 1:
                 self._meet_limit(self._kept if self._config.projection == "hard" else self._n_weights)
             self._project(self._target(part, part.end), self._search.importance())
@@ -148,6 +153,36 @@ class Atmc:
         self._masks, self._positions = masks, None
         self._apply(masks)
 
+    def _choose_bits(self) -> None:
+        """Support and bits of every factor, the nearest to the weights whose file or nominal size is within the limit.
+
+        Found by bisection over nominal sizes where the limit is one in bytes of the file.
+        """
+        limit, measure = self._budget.limit, self._budget.measure
+        assert limit is not None
+        assert measure is not None
+        project = size_projections(self._flat)
+
+        def size_of(budget: int) -> int:
+            if (found := project(budget)) is None:
+                return 0
+            return measure(self._compressed(self._quantized(*found)))
+
+        least = nominal_bits([1] * len(self._flat), [1] * len(self._flat))
+        most = 8 * limit if self._config.nominal_size else 16 * limit  # a file may be smaller than its nominal size
+        found = project(kept_for_bytes(size_of, limit, least, most))
+        assert found is not None
+        self._masks, self._bits, self._positions = *found, None
+        self._kept = sum(int(mask.sum()) for mask in self._masks)
+        self._apply(self._masks)
+
+    def _quantized(self, masks: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
+        """What the masks keep of the factors, in codebooks of `bits`."""
+        return [
+            quantize(tensor.detach(), positions(mask), b, centres)[0]
+            for tensor, mask, b, centres in zip(self._flat, masks, bits, self._centres, strict=True)
+        ]
+
     def _apply(self, masks: Sequence[Tensor]) -> None:
         for i, (tensor, mask) in enumerate(zip(self._flat, masks, strict=True)):
             tensor.mul_(mask)
@@ -156,7 +191,6 @@ class Atmc:
 
     @torch.no_grad()
     def _update_auxiliaries(self) -> None:
-        assert self._config.bits is not None
         assert self._masks is not None
         self._before = self._auxiliaries
         self._centres_before = list(self._centres)
@@ -165,7 +199,7 @@ class Atmc:
             self._positions = [positions(mask) for mask in self._masks]
         for i, (tensor, kept) in enumerate(zip(self._flat, self._positions, strict=True)):
             z, self._centres[i] = quantize(
-                tensor + self._duals[i], kept, self._config.bits, self._centres[i], WARM_ITERATIONS
+                tensor + self._duals[i], kept, self._bits[i], self._centres[i], WARM_ITERATIONS
             )
             self._auxiliaries.append(z)
 
@@ -185,7 +219,7 @@ class Atmc:
             zeros = self._started if self._masks is None else self._masks
             if zeros is not None:  # what was pruned before stays so
                 self._apply(zeros)
-        elif self._config.projection == "hard" and part.kind == "quantize":
+        elif self._config.projection == "hard" and part.kind == "quantize" and self._config.bits != "auto":
             self._project(self._kept, self._flat)
         else:
             assert self._masks is not None
@@ -205,10 +239,7 @@ class Atmc:
             masks = self._selection.masks(self._search.importance() if self._masks is None else self._flat, kept)
         if self._config.bits is None:
             return [t.detach() * mask for t, mask in zip(self._flat, masks, strict=True)]
-        return [
-            quantize(tensor.detach(), positions(mask), self._config.bits, centres)[0]
-            for tensor, mask, centres in zip(self._flat, masks, self._centres, strict=True)
-        ]
+        return self._quantized(masks, self._bits)
 
     def shipped(self, progress: float = 1.0) -> dict[str, Tensor]:
         rest = {name: p.detach() for name, p in self._rest.items()}
@@ -280,6 +311,7 @@ class Atmc:
             "centres": self._centres,
             "centres_before": self._centres_before,
             "kept": self._kept,
+            "bits": self._bits,
             "entered": self._entered,
         }
 
@@ -297,7 +329,7 @@ class Atmc:
         self._centres, self._centres_before = (
             [None if t is None else t.to(device) for t in state[key]] for key in ("centres", "centres_before")
         )
-        self._kept, self._entered = state["kept"], state["entered"]
+        self._kept, self._bits, self._entered = state["kept"], state["bits"], state["entered"]
 
 
 def _search(
