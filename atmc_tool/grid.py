@@ -84,6 +84,7 @@ class Grid(BaseModel):
     keep:     budgets as shares of the weights; or
     size:     as bytes of model.atmc
     seeds:    of all runs
+    verify:   export every compression and attack the exported file
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,6 +96,7 @@ class Grid(BaseModel):
     keep: tuple[float, ...] = ()
     size: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    verify: bool = False
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -184,13 +186,20 @@ class Grid(BaseModel):
     def layers(self, cell: Cell) -> list[dict[str, Any]]:
         """Layers of settings of a compression, a later one winning.
 
-        What a method is (no codebooks, its projection) wins over the settings that all methods share, and the
-        method's own settings win over that.
+        Of the settings that all share, those leave a method out that make it what it is, such as its projection; its
+        own settings may change them.
         """
         own = cell.entry.settings
-        what_it_is = BASELINES.get(own["method"], {})
-        budget = {cell.budget.kind: cell.budget.value}
-        return [*self.shared(cell.seed), {"compress": {**what_it_is, **own, **budget}}]
+        shared = [_without(layer, BASELINES.get(own["method"], {})) for layer in self.shared(cell.seed)]
+        return [*shared, {"compress": {**own, cell.budget.kind: cell.budget.value}}]
+
+
+def _without(layer: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """`layer` without the `keys` of its section `compress`."""
+    section = layer.get("compress")
+    if not isinstance(section, Mapping):
+        return dict(layer)
+    return {**layer, "compress": {key: value for key, value in section.items() if key not in keys}}
 
 
 def _entry(method: object) -> object:

@@ -1,6 +1,7 @@
 """`atmc-tool compare`: a grid of methods, budgets and seeds, run one after the other and set side by side."""
 
 import os
+import shlex
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -59,15 +60,13 @@ def command(grid: Path, output: Path, dry_run: bool, resume: bool, overwrite: bo
     write_atomic(output / GRID, content)
     from atmc_tool.cli.outcomes import write_results
 
-    command_line = f"atmc-tool compare {grid} -o {output}"
-    runs, results = [], {}
+    command_line = shlex.join(["atmc-tool", "compare", str(grid), "-o", str(output)])
 
-    def record(found: "list[Run]") -> None:
-        nonlocal results
-        results = write_results(plan, found, output, content.decode(), command_line)
+    def record(runs: "list[Run]") -> dict[str, Any]:
+        return write_results(plan, runs, output, content.decode(), command_line)
 
     runs = _run_all(plan, record)
-    _show(runs, results, output, as_json)
+    _show(runs, record(runs), output, as_json)
     failed = [run.name for run in runs if run.error is not None]
     if failed:
         raise AtmcError(
@@ -81,10 +80,13 @@ def _check_free(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError("--resume and --overwrite exclude each other", hint="keep the runs or replace them")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", hint="choose another one with -o")
-    if resume and not (folder / GRID).is_file():
+    begun, there = (folder / GRID).is_file(), folder.is_dir() and any(folder.iterdir())
+    if resume and not begun:
         raise UsageError(f"nothing to resume in {folder}", hint="leave out --resume to start a comparison")
-    if folder.is_dir() and any(folder.iterdir()) and not (resume or overwrite):
+    if there and not (resume or overwrite):
         raise UsageError(f"{folder} is not empty", hint="--resume goes on, --overwrite replaces, -o elsewhere")
+    if there and overwrite and not begun:
+        raise UsageError(f"{folder} holds no comparison to replace", hint="choose another folder with -o")
 
 
 def _clear(folder: Path) -> None:
@@ -102,8 +104,8 @@ def _clear(folder: Path) -> None:
     remove_leftovers(folder)
 
 
-def _run_all(plan: "Plan", record: "Callable[[list[Run]], None]") -> "list[Run]":
-    """All runs in their order; `record` is called after each that was not finished before, and at the end."""
+def _run_all(plan: "Plan", record: "Callable[[list[Run]], object]") -> "list[Run]":
+    """All runs in their order; `record` is called after each that was not finished before."""
     from atmc_tool.cli.comparison import run_job
     from atmc_tool.cli.outcomes import given_dense, outcome_of, run_of
     from atmc_tool.cli.render import note
@@ -129,7 +131,6 @@ def _run_all(plan: "Plan", record: "Callable[[list[Run]], None]") -> "list[Run]"
             runs.append(run_of(job, None, text))
         if not before:
             record(runs)
-    record(runs)
     return runs
 
 

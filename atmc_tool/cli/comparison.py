@@ -1,23 +1,26 @@
 """What a comparison runs: its plan, checked before any training, and its runs, each as the command line would do it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from atmc_tool.cli.compress import run_compression
+from atmc_tool.cli.export import exported
 from atmc_tool.cli.feasibility import Feasibility, check_feasible
-from atmc_tool.cli.run_folder import RunFolder
+from atmc_tool.cli.run_folder import ONNX, REPORT, RunFolder
 from atmc_tool.cli.settings import layered, portable
 from atmc_tool.cli.start import Start, read_start, untrained_start, warn_of_missing_rules
 from atmc_tool.cli.train import train_dense
+from atmc_tool.cli.verify import verify_file
 from atmc_tool.cli.watch import made
 from atmc_tool.config import Config, build_config
 from atmc_tool.cost import Cost, training_cost
 from atmc_tool.devices import select_device
 from atmc_tool.distributed import Ranks
 from atmc_tool.errors import AtmcError, InfeasibleBudgetError, UsageError
-from atmc_tool.files import sha256
+from atmc_tool.files import sha256, write_atomic
 from atmc_tool.grid import DENSE, NATURAL, Cell, Grid
 from atmc_tool.settings import read_yaml
 from atmc_tool.trackers import check_installed
@@ -32,7 +35,7 @@ class Job:
 
     source: file of the network that a compression starts from
     result: what is there once the run is finished
-    sizes:  of a compression, estimated: see `Feasibility.asked`
+    verify: a compression is exported, and the exported file attacked
     """
 
     name: str
@@ -45,6 +48,7 @@ class Job:
     cell: Cell | None = None
     source: Path | None = None
     feasibility: Feasibility | None = None
+    verify: bool = False
 
     @property
     def title(self) -> str:
@@ -57,9 +61,14 @@ class Job:
         return "compress" if self.cell else "train"
 
     @property
-    def finished(self) -> bool:
-        """Whether its result is there."""
+    def trained(self) -> bool:
+        """Whether the network that it makes is there."""
         return made(self.folder.path) is not None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that it makes is there."""
+        return self.trained and (not self.verify or (self.folder.path / REPORT).is_file())
 
     def check_same(self) -> None:
         """Nothing where the run was not begun, or was begun with the settings that it has here.
@@ -77,7 +86,7 @@ class Job:
                 expected="the settings of the grid",
                 hint="take the first grid, another folder (-o), or --overwrite, which starts all again",
             )
-        if self.cell is None or self.source is None or not (self.finished and self.source.is_file()):
+        if self.cell is None or self.source is None or not (self.trained and self.source.is_file()):
             return
         digest = read_atmc(self.result).manifest.get("digests", {}).get("model")
         if digest != sha256(self.source.read_bytes()):
@@ -213,7 +222,9 @@ def _compression(grid: Grid, start: Start, folder: Path, cell: Cell, source: Pat
     config = _cell_config(grid, cell, start).model_copy(update={"run": run.path})
     attacked = not config.compress.natural
     cost = training_cost(config.compress, config.attack, len(start.data.train), attacked=attacked)
-    return Job(cell.name, cell.entry.label, cell.seed, config, run, run.model, cost, cell, source, feasibility)
+    return Job(
+        cell.name, cell.entry.label, cell.seed, config, run, run.model, cost, cell, source, feasibility, grid.verify
+    )
 
 
 def run_job(job: Job) -> None:
@@ -223,6 +234,13 @@ def run_job(job: Job) -> None:
         InterruptedRunError: Ctrl-C; the state is saved.
         AtmcError: it failed.
     """
+    if not job.trained:
+        _train(job)
+    if job.verify:
+        _verify(job)
+
+
+def _train(job: Job) -> None:
     resume = job.folder.config.is_file()
     if job.cell is None:
         train_dense(job.config, job.result, job.folder, Ranks(), resume=resume)
@@ -232,6 +250,14 @@ def run_job(job: Job) -> None:
         raise AtmcError(f"the network that it starts from is not there: {job.source}")
     start = read_start(job.source, {}, False, lambda _: job.config)
     run_compression(start, check_feasible(start), job.folder, Ranks(), resume)
+
+
+def _verify(job: Job) -> None:
+    """`atmc-tool export --onnx` and `atmc-tool verify`; the verdict stands in verify.json and stops nothing."""
+    target = job.folder.path / ONNX
+    write_atomic(target, exported(read_atmc(job.result), target.suffix, sha256(job.result.read_bytes())))
+    report, _ = verify_file(target, "auto", None, lambda _: job.config)
+    write_atomic(job.folder.path / REPORT, (json.dumps(report, indent=2) + "\n").encode())
 
 
 def _recorded(folder: RunFolder) -> Config:

@@ -10,7 +10,7 @@ from atmc_tool.budget import compressible
 from atmc_tool.cli.comparison import Job, Plan
 from atmc_tool.cli.compress import sizes
 from atmc_tool.cli.measurement import measure
-from atmc_tool.cli.run_folder import RunFolder
+from atmc_tool.cli.run_folder import REPORT, RunFolder
 from atmc_tool.cli.start import Start, copied
 from atmc_tool.cli.subject import versions
 from atmc_tool.devices import select_device
@@ -25,6 +25,7 @@ from evaluators.comparison import Outcome, Run, points, to_csv
 from evaluators.report.comparison_report import Comparison, comparison_figure, comparison_report
 from exporters.atmc_file import LIMITS, describe, read_atmc
 
+MAX_REPORT_BYTES = 1 << 24
 RESULTS, TABLE, PAGE, FIGURE = "results.json", "results.csv", "compare.html", "compare.svg"
 
 
@@ -66,6 +67,7 @@ def outcome_of(plan: Plan, job: Job) -> Outcome:
         nominal_bytes=named[2],
         file_bytes=named[3],
         seconds=seconds,
+        worst_case=_worst_case(job) if job.verify else None,
         **_measured(metrics, job.result),
     )
 
@@ -100,6 +102,16 @@ def _measured(metrics: Mapping[str, Any], file: Path) -> dict[str, Any]:
         }
     except KeyError as error:
         raise InputError(f"{file} does not say what was measured", got=f"no {error}") from error
+
+
+def _worst_case(job: Job) -> float | None:
+    """Accuracy under all attacks on the exported file; None where `verify` could not attack it."""
+    path = job.folder.path / REPORT
+    try:
+        robust = json.loads(read_bytes(path, MAX_REPORT_BYTES))["robust"]
+        return None if robust is None else float(robust["accuracy"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged", hint="remove it and go on with --resume") from error
 
 
 def _seconds(folder: RunFolder) -> float | None:

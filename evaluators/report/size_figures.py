@@ -9,7 +9,6 @@ from evaluators.report.figures import LINES, TEXT, alone, inline, logarithmic, r
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
@@ -76,7 +75,7 @@ def size_figures(points: Sequence[Point]) -> list[SizeFigure]:
             True,
             points,
         ),
-        SizeFigure("real", "Accuracy against real size", "bytes of model.atmc", "file_bytes", False, points),
+        SizeFigure("real", "Accuracy against real size", "size of model.atmc", "file_bytes", False, points),
     ]
 
 
@@ -133,8 +132,8 @@ def _plot(axes: "Axes", figure: SizeFigure) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(sizes) / 1.5, 1.5 * max(sizes))
     logarithmic(axes.xaxis, min(sizes), max(sizes))
-    _readable(axes.xaxis, share=False)
-    _readable(axes.yaxis, share=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.4g}" if figure.share else _bytes(value))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.set_xlabel(figure.axis)
 
 
@@ -143,8 +142,12 @@ def _bars(values: Sequence[Spread]) -> list[float] | None:
     return [value.sd or 0.0 for value in values] if any(value.sd for value in values) else None
 
 
-def _readable(axis: "Axis", *, share: bool) -> None:
-    axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %" if share else f"{value:,.6g}")
+def _bytes(number: float) -> str:
+    """20000 → 20 KB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if number >= size:
+            return f"{number / size:.4g} {unit}"
+    return f"{number:.4g} B"
 
 
 def _legend(canvas: "Canvas", labels: Sequence[str], columns: int) -> None:
