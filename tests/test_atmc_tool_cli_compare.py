@@ -20,6 +20,7 @@ from test_evaluators_report_run_report import Page
 
 from exporters.atmc_file import read_atmc
 
+pytestmark = pytest.mark.xdist_group("compared")  # one fixture, one process
 SETTINGS: dict[str, Any] = {
     "data": {"name": "digits"},
     "model": {"arch": "digits-cnn"},
@@ -226,7 +227,12 @@ def test_budgets_that_cannot_be_met_are_named_before_anything_is_written(cli: Cl
         ({"metods": []}, 2, "unknown configuration key metods. Hint: did you mean methods?"),
         ({"settings": {**SETTINGS, "atack": {}}}, 2, "unknown configuration key atack. Hint: did you mean attack?"),
         ({"methods": [{"al0": {"rhoo": 1}}]}, 2, "method al0: unknown configuration key compress.rhoo"),
-        ({"settings": {"data": {"name": "digits"}}}, 2, "which threat model?"),
+        ({"settings": {"data": {"name": "digits"}}}, 2, "no threat model: expected settings: {threat_model: {eps"),
+        (
+            {"settings": {"threat_model": {"eps": 0.1}}},
+            2,
+            "the grid states no data: expected settings: {data: {name: mnist}}",
+        ),
         ({"base": "mnits"}, 2, "unknown preset"),
         ({"dense": "missing.pt"}, 4, "can't read missing.pt"),
     ],

@@ -27,7 +27,8 @@ def test_cells_come_method_by_method_and_name_their_folders() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_shared_settings_leave_a_method_what_it_is(method: str) -> None:
     shared = {"compress": {"bits": 4, "path": 0.3, "projection": "latent", "quantize_share": 0.25, "lr": 0.03}}
-    grid = build_grid({"base": "mnist", "settings": shared, "methods": [method], "keep": [0.125]})
+    own = {"own": {"method": method}}
+    grid = build_grid({"base": "mnist", "settings": shared, "methods": [own], "keep": [0.125]})
     (cell,) = grid.cells(7)
     config = layered(grid.layers(cell))
     alone = layered([{"compress": {"method": method, "keep": 0.125}}]).compress

@@ -55,7 +55,7 @@ def command(grid: Path, output: Path, dry_run: bool, resume: bool, overwrite: bo
     if overwrite:
         _clear(output)
     for job in plan.jobs:
-        job.check_same()
+        job.check_same(plan.start.data.digest)
     content = read_bytes(grid, MAX_YAML_BYTES)
     write_atomic(output / GRID, content)
     from atmc_tool.cli.outcomes import write_results

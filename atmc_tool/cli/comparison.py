@@ -27,6 +27,8 @@ from atmc_tool.trackers import check_installed
 from exporters.atmc_file import read_atmc
 
 DECIDING = ("seed", "model", "data", "threat_model", "attack", "evaluation", "policy")  # and the run's own section
+ELSE = "another folder (-o), or --overwrite, which starts all again"
+NEEDED = {"threat_model": "{eps: 8/255}", "data": "{name: mnist}", "model": "{arch: lenet-relu}"}  # section → example
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ class Job:
         """Whether all that it makes is there."""
         return self.trained and (not self.verify or (self.folder.path / REPORT).is_file())
 
-    def check_same(self) -> None:
-        """Nothing where the run was not begun, or was begun with the settings that it has here.
+    def check_same(self, data: str) -> None:
+        """Nothing where the run was not begun, or was begun with what it has here; `data` is their digest.
 
         Raises:
-            UsageError: it was begun with others.
+            UsageError: it was begun with other settings, or made of another network or other data.
         """
         if not self.folder.config.is_file():
             return
@@ -84,16 +86,17 @@ class Job:
             raise UsageError(
                 f"the run {self.folder.path} was begun with other settings: {', '.join(different)}",
                 expected="the settings of the grid",
-                hint="take the first grid, another folder (-o), or --overwrite, which starts all again",
+                hint=f"take the first grid, {ELSE}",
             )
         if self.cell is None or self.source is None or not (self.trained and self.source.is_file()):
             return
-        digest = read_atmc(self.result).manifest.get("digests", {}).get("model")
-        if digest != sha256(self.source.read_bytes()):
-            raise UsageError(
-                f"the run {self.folder.path} was made of another network than {self.source}",
-                hint="take the first network, another folder (-o), or --overwrite, which starts all again",
-            )
+        digests = read_atmc(self.result).manifest.get("digests", {})
+        if digests.get("model") != sha256(self.source.read_bytes()):
+            what = f"the run {self.folder.path} was made of another network than {self.source}"
+            raise UsageError(what, hint=f"take the first network, {ELSE}")
+        if digests.get("data") != data:
+            what = f"the run {self.folder.path} was made on other data than {self.config.data.name} is now"
+            raise UsageError(what, hint=f"take the first data, {ELSE}")
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,13 @@ def _first_start(grid: Grid) -> Start:
     layers = grid.shared(grid.seeds[0])
     if grid.dense is not None:
         return read_start(grid.dense, {}, False, lambda recorded: layered(layers, recorded))
-    return untrained_start(layered(layers))
+    config = layered(layers)
+    stated = {"threat_model": config.threat_model.eps, "data": config.data.name, "model": config.model.arch}
+    for section, example in NEEDED.items():
+        if stated[section] is None:
+            expected = f"settings: {{{section}: {example}}}"
+            raise UsageError(f"the grid states no {section.replace('_', ' ')}", expected=expected)
+    return untrained_start(config)
 
 
 def _facts(start: Start) -> dict[str, Any]:
