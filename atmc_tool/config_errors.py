@@ -14,9 +14,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown configuration key {key}. Hint: {_nearest_key(path, model)}"
     message = first["msg"].removeprefix("Value error, ")
-    return (
-        f"{key}: {message}, got {first['input']!r}" if key and first["type"] != "value_error" else f"{key}: {message}"
-    )
+    if not key:
+        return message
+    return f"{key}: {message}" if first["type"] == "value_error" else f"{key}: {message}, got {first['input']!r}"
 
 
 def _nearest_key(path: Sequence[str], model: type[BaseModel]) -> str:

@@ -107,17 +107,20 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
             ranks.from_first(check_free)
         warn_of_missing_rules(start.skeleton)
         feasibility = check_feasible(start)
-        report = None if dry_run else _compress(start, feasibility, folder, ranks, resume)
+        report = None if dry_run else run_compression(start, feasibility, folder, ranks, resume)
         if dry_run and ranks.first:
             _show_plan(feasibility, as_json)
     if report is not None:
         _show(report, as_json)
 
 
-def _compress(
+def run_compression(
     start: "Start", feasibility: "Feasibility", folder: "RunFolder", ranks: "Ranks", resume: bool
 ) -> dict[str, Any] | None:
-    """Train, measure, write model.atmc; what there is to report. None on every rank but the first, which writes."""
+    """Train, measure, write model.atmc; what there is to report. None on every rank but the first, which writes.
+
+    Raises: as `run_training`.
+    """
     import torch
 
     from atmc_tool.cli.measurement import measure

@@ -48,7 +48,7 @@ def command(
         if path.exists() and not overwrite:
             raise UsageError(f"{path} exists", hint="--overwrite replaces it, -o names another file")
     model, content = read_atmc(found), read_bytes(found, LIMITS.file_bytes)
-    files = {found: content, **{path: _export(model, suffix, sha256(content)) for suffix, path in outputs.items()}}
+    files = {found: content, **{path: exported(model, suffix, sha256(content)) for suffix, path in outputs.items()}}
     for path in outputs.values():
         write_atomic(path, files[path])
     facts = {str(path): {"bytes": len(file), "sha256": sha256(file)} for path, file in files.items()}
@@ -60,7 +60,8 @@ def command(
         show_table("Exported", ["file", "bytes", "sha256"], rows)
 
 
-def _export(model: "CompressedModel", suffix: str, source_digest: str) -> bytes:
+def exported(model: "CompressedModel", suffix: str, source_digest: str) -> bytes:
+    """`model`, whose file has `source_digest`, as a file that ends in `suffix`: `.onnx` or `.safetensors`."""
     if suffix == ".safetensors":
         from exporters.dense import dense_safetensors
 

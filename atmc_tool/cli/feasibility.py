@@ -44,21 +44,31 @@ class Feasibility:
     def table(self) -> dict[str, Any]:
         """Facts of the smallest, the asked for and the largest model: entries, nominal and real bytes, per layer."""
         sizes = {"smallest": self.minimum, "asked for": self.budget.kept, "largest": self.total}
-        facts = {name: describe(encode_model(_assemble(self.start, self._sketch(k)))) for name, k in sizes.items()}
+        facts = {name: self._described(kept) for name, kept in sizes.items()}
         return {
             "compressed_weights": self.total,
             "sizes": {
-                name: {
-                    "kept": fact["totals"]["kept"],
-                    "share": fact["totals"]["kept"] / self.total,
-                    "nominal_bytes": -(-fact["totals"]["nominal_bits"] // 8),
-                    "file_bytes": fact["totals"]["file_bytes"],
-                    "layers": {layer["name"]: layer["kept"] for layer in fact["layers"]},
-                }
+                name: {**self._sizes(fact), "layers": {layer["name"]: layer["kept"] for layer in fact["layers"]}}
                 for name, fact in facts.items()
             },
             "layers": {layer["name"]: layer["shape"] for layer in facts["largest"]["layers"]},
             "not_compressed": compressible(self.start.network)[1],
+        }
+
+    def asked(self) -> dict[str, Any]:
+        """Of the model that was asked for: entries `kept`, `share`, `nominal_bytes`, `file_bytes`."""
+        return self._sizes(self._described(self.budget.kept))
+
+    def _described(self, kept: int) -> dict[str, Any]:
+        return describe(encode_model(_assemble(self.start, self._sketch(kept))))
+
+    def _sizes(self, fact: Mapping[str, Any]) -> dict[str, Any]:
+        totals = fact["totals"]
+        return {
+            "kept": totals["kept"],
+            "share": totals["kept"] / self.total,
+            "nominal_bytes": -(-totals["nominal_bits"] // 8),
+            "file_bytes": totals["file_bytes"],
         }
 
     def _sketch(self, kept: int) -> Mapping[str, CompressedWeight]:

@@ -23,7 +23,6 @@ def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
         UsageError: an unknown key, or a value out of range.
         InputError: a configuration file that is missing or damaged; or `recorded` names code that the user does not.
     """
-    from atmc_tool.config import build_config
     from atmc_tool.settings import parse_assignments, read_recipe, read_yaml
 
     options = dict(given(click.get_current_context()))
@@ -36,6 +35,18 @@ def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
         parse_assignments(assignments),
         _nested(options),
     ]
+    return layered(layers, recorded)
+
+
+def layered(layers: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any] | None = None) -> "Config":
+    """The configuration that the user states in `layers`, a later one winning, over `recorded` (what files say).
+
+    Raises:
+        UsageError: an unknown key, or a value out of range.
+        InputError: `recorded` names code that the user does not.
+    """
+    from atmc_tool.config import build_config
+
     stated = build_config(_merge_budgets(layers))
     if not recorded:
         return stated

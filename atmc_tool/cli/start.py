@@ -1,6 +1,6 @@
 """What a compression starts from: the network in a file, its data and threat model, checked before any training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from atmc_tool.cli.data_source import load_configured
 from atmc_tool.cli.render import note
 from atmc_tool.cli.settings import portable, resolve
 from atmc_tool.cli.subject import check_fit, per_channel, versions
+from atmc_tool.cli.train import stated_architecture
 from atmc_tool.config import Config, build_config
 from atmc_tool.data import DataSet
 from atmc_tool.errors import AtmcError, UsageError
 from atmc_tool.model_card import ModelCard
+from atmc_tool.models import Architecture
 from atmc_tool.models.reading import choose_architecture, fitted_network, read_model
 from atmc_tool.settings import merge
 from atmc_tool.structure_names import parse_n_of_m
@@ -60,8 +62,15 @@ class Start:
         }
 
 
-def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> Start:
+def read_start(
+    path: Path,
+    recorded: Mapping[str, Any],
+    trust_pickle: bool,
+    resolve: Callable[[Mapping[str, Any]], Config] = resolve,
+) -> Start:
     """Read the network in `path`. What the user does not state is what `recorded` (of a resumed run) or the file says.
+
+    resolve: what files say → the configuration; by default that of the running command
 
     Raises:
         UsageError: something is stated nowhere, or a value can't be.
@@ -72,18 +81,51 @@ def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> S
     config = resolve(merge(_card_settings(file.card), recorded))
     parse_policy(config.policy)  # a mistake in it is said now, not after the training
     architecture = choose_architecture(file, config.model.arch)
-    threat_model = config.threat_model.parse()
-    if threat_model is None:
-        raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
+    threat_model = _threat_model(config, f"{path} states none")
     torch.manual_seed(config.seed)
     network = fitted_network(architecture, file.state)
     data = load_configured(config)
     shape = architecture.image_shape or (file.card.image_shape if file.card else None)
     check_fit(network, architecture.name, data, shape)
+    known = None if file.module is not None else architecture.name  # a pickled module brings its own
+    return _start(config, architecture, network, data, threat_model, known, file.digest)
+
+
+def untrained_start(config: Config) -> Start:
+    """What the compression of a network starts from that `config` would train: its weights as they are initialised.
+
+    Raises: as `read_start`.
+    """
+    parse_policy(config.policy)
+    threat_model = _threat_model(config, "")
+    data = load_configured(config)
+    architecture = stated_architecture(config, data)
+    torch.manual_seed(config.seed)
+    network = architecture.build(data.n_classes)
+    check_fit(network, architecture.name, data, architecture.image_shape)
+    return _start(config, architecture, network, data, threat_model, architecture.name, "")
+
+
+def _threat_model(config: Config, hint: str) -> ThreatModel:
+    threat_model = config.threat_model.parse()
+    if threat_model is None:
+        raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=hint)
+    return threat_model
+
+
+def _start(
+    config: Config,
+    architecture: Architecture,
+    network: nn.Module,
+    data: DataSet,
+    threat_model: ThreatModel,
+    known: str | None,
+    digest: str,
+) -> Start:
+    """The start with `config` complete; `known` is the network's name where the configuration states none."""
     channels = data.image_shape[0]
     mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
     std = per_channel("model.std", config.model.std or architecture.std, channels)
-    known = None if file.module is not None else architecture.name  # a pickled module brings its own
     pattern = parse_n_of_m(config.compress.structure)
     keep = pattern[0] / pattern[1] if pattern else DEFAULT_KEEP
     stated = config.compress.keep or config.compress.size or config.compress.nominal_size
@@ -118,7 +160,7 @@ def read_start(path: Path, recorded: Mapping[str, Any], trust_pickle: bool) -> S
             eps=threat_model.text,
             seed=config.seed,
         ),
-        digest=file.digest,
+        digest=digest,
     )
 
 

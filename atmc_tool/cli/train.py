@@ -68,13 +68,18 @@ def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
             resume = ranks.from_first(lambda: folder.was_begun_with(to_yaml(config)))
         if again and not resume:
             ranks.from_first(check_free)
-        card = _train(config, output, folder, ranks, resume=resume)
+        card = train_dense(config, output, folder, ranks, resume=resume)
     if is_first():
         _show(output, card, as_json)
 
 
-def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", *, resume: bool) -> "ModelCard":
-    """Train, measure, write `output`, the first rank alone; its card."""
+def train_dense(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", *, resume: bool) -> "ModelCard":
+    """Train, measure, write `output`, the first rank alone; its card.
+
+    Raises:
+        UsageError: something is stated nowhere.
+        Else as `run_training`.
+    """
     import torch
 
     from atmc_tool.cli.data_source import load_configured
@@ -92,7 +97,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", 
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1, or --natural")
     device = ranks.together(lambda: select_device(config.device, ranks))
     data = ranks.together(lambda: load_configured(config))
-    architecture = _architecture(config, data)
+    architecture = stated_architecture(config, data)
     torch.manual_seed(config.seed)
     network = architecture.build(data.n_classes)
     check_fit(network, architecture.name, data, architecture.image_shape)
@@ -122,7 +127,12 @@ def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", 
     return card
 
 
-def _architecture(config: "Config", data: "DataSet") -> "Architecture":
+def stated_architecture(config: "Config", data: "DataSet") -> "Architecture":
+    """The network that the configuration names.
+
+    Raises:
+        UsageError: it names none.
+    """
     from atmc_tool.models import ARCHITECTURES, resolve_architecture
 
     if config.model.arch is not None:

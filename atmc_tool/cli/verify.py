@@ -1,7 +1,7 @@
 """`atmc-tool verify`: attack the exported file itself, and judge it. Needs no torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from atmc_tool.cli.options import BYTES, EPS, PATH, as_json, config_sources, dat
 from atmc_tool.errors import GateFailedError, UsageError
 
 if TYPE_CHECKING:
+    from atmc_tool.config import Config
     from atmc_tool.distributed import Ranks
     from evaluators.statistics import Proportion
     from evaluators.verification import Verification
@@ -55,7 +56,7 @@ def command(
 
     path = locate(artefact, resolve().run, ONNX)
     with joined() if several() else nullcontext() as ranks:
-        report, verification = _verify(path, provider, ranks)
+        report, verification = verify_file(path, provider, ranks, resolve)
     destination = (output or path.parent) / REPORT
     if is_first():
         write_atomic(destination, (json.dumps(report, indent=2) + "\n").encode())
@@ -69,14 +70,21 @@ def command(
         raise GateFailedError(f"gate failed: {reasons}", hint=f"{destination} has the evidence")
 
 
-def _verify(path: Path, provider: str, ranks: "Ranks | None") -> tuple[dict[str, Any], "Verification"]:
-    """The report and what it rests on; of several processes, each one's."""
+def verify_file(
+    path: Path, provider: str, ranks: "Ranks | None", resolve: "Callable[[Mapping[str, Any] | None], Config]"
+) -> tuple[dict[str, Any], "Verification"]:
+    """The report on the exported file and what it rests on; of several processes, each one's.
+
+    resolve: what files say → the configuration
+
+    Raises:
+        UsageError, InputError, MissingEnvironmentError: it can't be verified.
+    """
     from atmc_tool import __version__
     from atmc_tool.cli.data_source import load_configured
     from atmc_tool.cli.launch import threads
     from atmc_tool.cli.origin import find_origin
     from atmc_tool.cli.render import staged
-    from atmc_tool.cli.settings import resolve
     from atmc_tool.data import test_subset
     from atmc_tool.files import read_bytes, sha256
     from atmc_tool.settings import merge
@@ -87,7 +95,7 @@ def _verify(path: Path, provider: str, ranks: "Ranks | None") -> tuple[dict[str,
 
     content = read_bytes(path, MAX_BYTES)
     model = parse_onnx(content, str(path))
-    origin = find_origin(path, model, resolve().run)
+    origin = find_origin(path, model, resolve(None).run)
     config = resolve(merge(_data_folder(path), origin.settings))
     threat_model = config.threat_model.parse()
     if threat_model is None:

@@ -6,28 +6,27 @@ figure follows its light or dark scheme; dashes tell lines apart without colour.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING, Any
 
+from evaluators.report.palette import LIGHT
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure as Canvas
 
 SIZE = (4.4, 2.6)  # inches of 72 SVG units: text keeps its size where the figure is as wide as a phone
 FEW_POINTS = 40  # up to which each is marked
 NARROW_DECADES = 2.5  # a log axis up to so wide is labelled between the powers of ten too
 LEAST = 1e-30  # on a logarithmic axis; what is less counts as zero
 DASHES = ("solid", "dashed")
-# Colour in matplotlib → CSS. matplotlib takes no variables, so these stand for them until the SVG is made.
-COLOURS = {
-    "#0a0b01": "var(--line-1)",
-    "#0a0b02": "var(--line-2)",
-    "#0a0b03": "var(--mark)",
-    "#0a0b04": "var(--grid)",
-    "#0a0b05": "currentColor",
-}
-LINE_1, LINE_2, MARK, GRID, TEXT = COLOURS
+# Name in the palette → colour in matplotlib. It takes no CSS variables: these stand for them until the SVG is made.
+COLOURS = {name: f"#0a0b{index:02}" for index, name in enumerate(LIGHT)}
+LINES = [colour for name, colour in COLOURS.items() if name.startswith("line-")]
+MARK, GRID, TEXT = COLOURS["mark"], COLOURS["grid"], COLOURS["text"]
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.0,
@@ -107,16 +106,11 @@ class Figure:
 
 def draw(figure: Figure) -> str:
     """`figure` as an `<svg>` element, with ids that begin with its name; it has at least one series to draw."""
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's matplotlibrc may ask for LaTeX
-        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": figure.name})
-        canvas = Canvas(figsize=SIZE, layout="constrained")
+    def plot(canvas: "Canvas") -> None:
         axes = canvas.add_subplot()
         drawn = figure.drawn()
-        for series, colour, dashes in zip(drawn, (LINE_1, LINE_2), DASHES, strict=False):
+        for series, colour, dashes in zip(drawn, LINES, DASHES, strict=False):
             steps, values = zip(*series.points, strict=True)
             marker = "o" if len(steps) <= FEW_POINTS else ""
             axes.plot(steps, values, color=colour, linestyle=dashes, marker=marker, label=series.label)
@@ -125,38 +119,67 @@ def draw(figure: Figure) -> str:
         _scale(axes, figure, [value for series in drawn for _, value in series.points])
         if len(figure.series) > 1:
             axes.legend(loc="best")
+
+    return inline(rendered(figure.name, SIZE, plot), figure.name)
+
+
+def rendered(name: str, size: tuple[float, float], plot: Callable[["Canvas"], None]) -> str:
+    """An SVG file of `size` (inches) with what `plot` draws, in the colours that stand for the palette's."""
+    import matplotlib
+    from matplotlib.figure import Figure as NewCanvas
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's matplotlibrc may ask for LaTeX
+        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": name})
+        canvas = NewCanvas(figsize=size, layout="constrained")
+        plot(canvas)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         canvas.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return _inline(buffer.getvalue(), figure.name)
+    return buffer.getvalue()
 
 
 def _scale(axes: "Axes", figure: Figure, values: Sequence[float]) -> None:
     """Axes for `values`: labels, ticks, and the logarithm where it is asked for."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if figure.log:
         low, high = min(values), max(values)
-        narrow = log10(high) - log10(low) < NARROW_DECADES
         axes.set_yscale("log")
         if high < 4 * low:
             axes.set_ylim(low / 2, 2 * high)  # so wide that a labelled tick lies inside
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        logarithmic(axes.yaxis, low, high)
     label: Any = lambda value, _: figure.value(value)  # noqa: E731
     axes.yaxis.set_major_formatter(FuncFormatter(label))
 
 
-def _inline(svg: str, name: str) -> str:
+def logarithmic(axis: "Axis", low: float, high: float) -> None:
+    """Ticks of a logarithmic axis from `low` to `high`."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    narrow = log10(high) - log10(low) < NARROW_DECADES
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def alone(svg: str) -> str:
+    """The SVG file in the light scheme, on its ground, so that it can be read wherever it is put."""
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, LIGHT[name])
+    head = svg.index(">", svg.index("<svg")) + 1
+    return f'{svg[:head]}\n <rect width="100%" height="100%" fill="{LIGHT["page"]}"/>{svg[head:]}'
+
+
+def inline(svg: str, name: str) -> str:
     """The `<svg>` element alone, in the page's colours and font, as wide as it may be, its ids its own."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"\s(?:width|height)=\"[\d.]+pt\"", "", svg, count=2)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)  # it is for the whole page
     svg = re.sub(r"font-family: [^;]+; ", "", svg)
-    for colour, variable in COLOURS.items():
-        svg = svg.replace(colour, variable)
+    for variable, colour in COLOURS.items():
+        svg = svg.replace(colour, "currentColor" if variable == "text" else f"var(--{variable})")
     return _ID.sub(rf"\g<1>{name}-", svg)

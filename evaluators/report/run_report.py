@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from atmc_tool import __version__
 from evaluators.report.figures import Figure, Series, draw
+from evaluators.report.page import render
 
 LARGEST, LAST_STEP = 1e30, 2**53  # a number beyond is damage and not drawn
 LABELS = {  # of the key of metrics.jsonl, where a figure has more than one line
@@ -56,27 +54,22 @@ class Run:
 
 
 def run_report(run: Run) -> bytes:
-    """The page, in UTF-8. It needs no network, no script and no other file."""
+    """The page; see `page.render`."""
     epochs = [line for line in run.lines if "warning" not in line]
     events = [line for line in run.lines if "warning" in line]
     drawn = [figure for figure in figures(epochs, [line["step"] for line in events]) if figure.drawn()]
-    page = (
-        _environment()
-        .get_template("run.html.j2")
-        .render(
-            title=run.name,
-            state=run.state,
-            facts=_facts(run, epochs),
-            sizes=_sizes(run.results) if run.results else [],
-            accuracies=_accuracies(run.results) if run.results else [],
-            measured=_measured(run.results) if run.results else [],
-            figures=[{"title": f.title, "text": f.text(), "svg": draw(f), "marked": bool(f.marked())} for f in drawn],
-            events=[{"step": _shown(e["step"]), "epoch": _shown(e.get("epoch")), "text": e["warning"]} for e in events],
-            config=run.config,
-            version=__version__,
-        )
+    return render(
+        "run.html.j2",
+        title=run.name,
+        state=run.state,
+        facts=_facts(run, epochs),
+        sizes=_sizes(run.results) if run.results else [],
+        accuracies=_accuracies(run.results) if run.results else [],
+        measured=_measured(run.results) if run.results else [],
+        figures=[{"title": f.title, "text": f.text(), "svg": draw(f), "marked": bool(f.marked())} for f in drawn],
+        events=[{"step": _shown(e["step"]), "epoch": _shown(e.get("epoch")), "text": e["warning"]} for e in events],
+        config=run.config,
     )
-    return page.encode(errors="replace")  # names of files may hold what is no Unicode
 
 
 def figures(epochs: Sequence[Mapping[str, Any]], marks: Sequence[int] = ()) -> list[Figure]:
@@ -200,13 +193,3 @@ def _measured(results: Results) -> list[str]:
     if len(set(sentences.values())) == 1:
         return list(set(sentences.values()))
     return [f"{which}: {text}" for which, text in sentences.items()]
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("evaluators.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
