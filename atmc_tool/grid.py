@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -29,12 +29,16 @@ SET_BY_THE_GRID = {  # what stands elsewhere in the file → where
 
 
 class Entry(BaseModel):
-    """A method under its label, with its own settings of section `compress`. `dense` alone is no compression."""
+    """A method under its label, with its own settings of section `compress`. `dense` alone is no compression.
+
+    keep: shares of the weights in place of the grid's budgets, such as for a method that can't meet them
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     label: str
     settings: dict[str, Any]
+    keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
 
     @property
     def is_dense(self) -> bool:
@@ -177,7 +181,11 @@ class Grid(BaseModel):
 
     def cells(self, seed: int) -> list[Cell]:
         """The compressions of one seed, method by method."""
-        return [Cell(entry, budget, seed) for entry in self.compressions for budget in self.budgets]
+        return [
+            Cell(entry, budget, seed)
+            for entry in self.compressions
+            for budget in [Budget("keep", share) for share in entry.keep] or self.budgets
+        ]
 
     def shared(self, seed: int) -> list[dict[str, Any]]:
         """Layers of settings that all runs of a seed have, a later one winning."""
@@ -219,10 +227,11 @@ def _entry(method: object) -> object:
             raise ValueError("dense is the network that is not compressed and takes no settings")
         return Entry(label=label, settings=settings)
     settings.setdefault("method", label)
+    keep = settings.pop("keep", []) if isinstance(settings.get("keep"), list) else []
     if settings["method"] not in METHODS:
         known = ", ".join((DENSE, *METHODS))
         raise ValueError(f"{label}: no method {settings['method']!r}; known: {known}")
-    return Entry(label=label, settings=settings)
+    return Entry(label=label, settings=settings, keep=tuple(keep))
 
 
 def build_grid(content: Mapping[str, Any]) -> Grid:

@@ -97,3 +97,10 @@ def test_the_guide_has_every_key_and_a_valid_grid() -> None:
         grid = build_grid(example)
         for cell in grid.cells(0):
             layered(grid.layers(cell))
+
+
+def test_a_method_may_have_budgets_of_its_own() -> None:
+    grid = build_grid({"methods": ["al0", {"alr": {"keep": [0.3, 0.1]}}], "keep": [0.01]})
+    assert [cell.name for cell in grid.cells(0)] == ["al0-keep0.01-seed0", "alr-keep0.3-seed0", "alr-keep0.1-seed0"]
+    with pytest.raises(UsageError, match="keep"):
+        build_grid({"methods": [{"alr": {"keep": [0.3, 7]}}], "keep": [0.01]})
