@@ -13,10 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-import atmc_tool.methods.atmc as atmc_method
+import atmc_tool.methods.search as search
 import atmc_tool.training as training
 import atmc_tool.training_step as training_step
 from atmc_tool.methods.atmc import Atmc
+from atmc_tool.methods.quantizer import Quantizer
+from atmc_tool.selection import Selection
 from atmc_tool.torch_classifier import TorchClassifier
 
 # (owner, attribute) → stage; of nested calls only the inner one's time counts for the inner stage
@@ -25,11 +27,11 @@ STAGES: dict[tuple[Any, str], str] = {
     (TorchClassifier, "logits"): "forward",
     (TorchClassifier, "__init__"): "materialising",
     (Atmc, "weights"): "materialising",
-    (atmc_method, "top_k_masks"): "projecting",
-    (atmc_method, "straight_through_mask"): "projecting",
+    (Selection, "masks"): "projecting",
+    (search, "straight_through_mask"): "projecting",
     (Atmc, "after_step"): "projecting",
     (Atmc, "penalty"): "codebooks",
-    (Atmc, "_update_auxiliaries"): "codebooks",
+    (Quantizer, "update"): "codebooks",
     (training, "augment"): "data",
     (sys.modules[__name__], "draw"): "data",
     (torch.autograd, "grad"): "backward",

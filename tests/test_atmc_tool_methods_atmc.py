@@ -49,10 +49,10 @@ def test_movement_of_the_codebooks(settings: dict[str, Any]) -> None:
     assert "codebook_movement" not in atmc.metrics()
     step(atmc, QUANTIZING, 3)
     assert "codebook_movement" not in atmc.metrics()  # codebooks are made, and have not moved yet
-    states = [{"centres": list(atmc.state()["centres"])}]
+    states = [{"centres": list(atmc.state()["quantizer"]["centres"])}]
     for number in (4, 6, 8):
         step(atmc, QUANTIZING, number)
-        states.append({"centres": list(atmc.state()["centres"])})
+        states.append({"centres": list(atmc.state()["quantizer"]["centres"])})
     with_codebook = [
         i for i, c in enumerate(states[-1]["centres"]) if c is not None and states[-2]["centres"][i] is not None
     ]

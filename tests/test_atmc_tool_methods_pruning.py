@@ -288,7 +288,7 @@ def test_bits_are_shared_out_under_a_nominal_size(name: str) -> None:
     weights = made.compressed()
     assert 255 <= nominal(weights) <= 300
     bits = [factor.bits for weight in weights.values() for factor in weight.factors.values()]
-    assert all(stored <= chosen for stored, chosen in zip(bits, made.state()["bits"], strict=True))
+    assert all(stored <= chosen for stored, chosen in zip(bits, made.state()["quantizer"]["bits"], strict=True))
 
 
 def test_bits_are_shared_out_under_a_real_size() -> None:

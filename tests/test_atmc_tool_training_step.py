@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from atmc_tool import training
 from atmc_tool.attacks.pgd import pgd
 from atmc_tool.budget import Budget
+from atmc_tool.codebooks import positions
 from atmc_tool.compute import Compute, has_bfloat16, select_compute
 from atmc_tool.config import AttackConfig, CompressConfig, ComputeConfig
 from atmc_tool.data import DataSet
@@ -177,9 +178,15 @@ def test_a_step_never_waits_for_the_device(variant: dict[str, Any], step: int) -
     method = Atmc(net, config, Budget(2638))
     if step >= 750:
         method.weights(0.75)  # the budget is met, codebooks start
-    method._flat = [tensor.detach().to(device).requires_grad_() for tensor in method._flat]
-    for name in ("_auxiliaries", "_before", "_duals", "_masks", "_positions", "_centres"):
-        setattr(method, name, [None if t is None else t.to(device) for t in getattr(method, name) or []])
+    flat = [tensor.detach().to(device).requires_grad_() for tensor in method._flat]
+    method._flat = method._quantizer._flat = flat
+    _to(device, method._search, "_flat", "_importance", "_masks")
+    method._search._flat = method._search._importance = flat  # type: ignore[attr-defined]
+    _to(device, method._quantizer, "_auxiliaries", "_before", "_duals", "_centres")
+    if method._masks is not None:
+        kept = [positions(mask).to(device) for mask in method._masks]
+        _to(device, method, "_masks")
+        method._quantizer._kept = method._masks, kept
     net = net.to(device)
     method._rest = {name: parameter for name, parameter in net.named_parameters() if name in method._rest}
     run = setup(net, Compute(micro_batch=16), device)
@@ -190,6 +197,12 @@ def test_a_step_never_waits_for_the_device(variant: dict[str, Any], step: int) -
     assert loop.step == step + 1
     with pytest.raises((RuntimeError, NotImplementedError)):
         float(loop.loss_sum)  # so that the test can fail
+
+
+def _to(device: torch.device, owner: object, *names: str) -> None:
+    """Move lists of tensors, where they are attributes of `owner`."""
+    for name in names:
+        setattr(owner, name, [None if t is None else t.to(device) for t in getattr(owner, name)])
 
 
 class Allocated(TorchDispatchMode):

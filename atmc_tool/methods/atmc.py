@@ -21,24 +21,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atmc_tool import admm
 from atmc_tool.bit_allocation import nominal_bits, size_projections
 from atmc_tool.budget import Budget, compressible, kept_for_bytes
-from atmc_tool.codebooks import movement, positions, quantize
 from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.factors import factorize, materialize, to_compressed
 from atmc_tool.methods.admm_search import AdmmSearch
 from atmc_tool.methods.method import one_cycle
 from atmc_tool.methods.parts import Part, part_at, parts
+from atmc_tool.methods.quantizer import BITS_UNTIL_CHOSEN, Quantizer
 from atmc_tool.methods.score_search import ScoreSearch
 from atmc_tool.methods.search import Fixed, Hard, Latent, Search
 from atmc_tool.projections import cubic_budget
 from atmc_tool.selection import Selection, layer_shares
 from atmc_tool.structures import batch_norms
-
-WARM_ITERATIONS = 10  # Lloyd iterations of an update that starts from the last codebook
-BITS_UNTIL_CHOSEN = 4  # of `bits: auto`, before its part of the schedule
 
 
 class Atmc:
@@ -59,7 +55,8 @@ class Atmc:
         self._flat = [t.requires_grad_() for factors in self._factors.values() for t in factors.values()]
         self._n_weights = sum(parameter.numel() for parameter in chosen.values())
         self._kept = budget.kept
-        self._bits = [BITS_UNTIL_CHOSEN if config.bits == "auto" else config.bits or 0] * len(self._flat)
+        bits = BITS_UNTIL_CHOSEN if config.bits == "auto" else config.bits or 0
+        self._quantizer = Quantizer(self._flat, bits, config.rho)
         norms = batch_norms(network, image_shape) if config.structure == "bn-filter" else {}
         self._scales = [self._rest[norms[name]] if name in norms else None for name in chosen] if norms else []
         self._selection = Selection(
@@ -74,15 +71,8 @@ class Atmc:
         self._parts = parts(config)
         self._entered = -1  # index of the part that the last step was in
         self._masks: list[Tensor] | None = None  # what is kept, once it is found
-        self._positions: list[Tensor] | None = None  # of what the masks keep, for as long as they stay as they are
         self._started = [t != 0 for t in self._flat] if config.keep_zeros else None
         self._finished = False
-        # made when quantising starts: until then they would only take memory, and bytes of checkpoints
-        self._auxiliaries: list[Tensor] = []
-        self._before: list[Tensor] = []
-        self._duals: list[Tensor] = []
-        self._centres: list[Tensor | None] = [None] * len(self._flat)
-        self._centres_before = list(self._centres)
 
     @property
     def kept(self) -> int:
@@ -141,16 +131,15 @@ class Atmc:
                 self._meet_limit(self._kept if self._config.projection == "hard" else self._n_weights)
             self._project(self._target(part, part.end), self._search.importance())
         if part.kind == "quantize" and self._config.bits is not None:
-            self._duals = [torch.zeros_like(t) for t in self._flat]
-            self._update_auxiliaries()
-            self._before = self._auxiliaries
+            assert self._masks is not None
+            self._quantizer.start(self._masks)
 
     @torch.no_grad()
     def _project(self, kept: int, importance: Sequence[Tensor]) -> None:
         masks = self._selection.masks(importance, kept)
         if self._started is not None:
             masks = [mask & started for mask, started in zip(masks, self._started, strict=True)]
-        self._masks, self._positions = masks, None
+        self._masks = masks
         self._apply(masks)
 
     def _choose_bits(self) -> None:
@@ -166,22 +155,15 @@ class Atmc:
         def size_of(budget: int) -> int:
             if (found := project(budget)) is None:
                 return 0
-            return measure(self._compressed(self._quantized(*found)))
+            return measure(self._compressed(self._quantizer.quantized(*found)))
 
         least = nominal_bits([1] * len(self._flat), [1] * len(self._flat))
         most = 8 * limit if self._config.nominal_size else 16 * limit  # a file may be smaller than its nominal size
         found = project(kept_for_bytes(size_of, limit, least, most))
         assert found is not None
-        self._masks, self._bits, self._positions = *found, None
+        self._masks, self._quantizer.bits = found
         self._kept = sum(int(mask.sum()) for mask in self._masks)
         self._apply(self._masks)
-
-    def _quantized(self, masks: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
-        """What the masks keep of the factors, in codebooks of `bits`."""
-        return [
-            quantize(tensor.detach(), positions(mask), b, centres)[0]
-            for tensor, mask, b, centres in zip(self._flat, masks, bits, self._centres, strict=True)
-        ]
 
     def _apply(self, masks: Sequence[Tensor]) -> None:
         for i, (tensor, mask) in enumerate(zip(self._flat, masks, strict=True)):
@@ -189,26 +171,12 @@ class Atmc:
             if self._scales and (scale := self._scales[i]) is not None:
                 scale.mul_(mask[:, 0])
 
-    @torch.no_grad()
-    def _update_auxiliaries(self) -> None:
-        assert self._masks is not None
-        self._before = self._auxiliaries
-        self._centres_before = list(self._centres)
-        self._auxiliaries = []
-        if self._positions is None:
-            self._positions = [positions(mask) for mask in self._masks]
-        for i, (tensor, kept) in enumerate(zip(self._flat, self._positions, strict=True)):
-            z, self._centres[i] = quantize(
-                tensor + self._duals[i], kept, self._bits[i], self._centres[i], WARM_ITERATIONS
-            )
-            self._auxiliaries.append(z)
-
     def _quantizes(self, progress: float) -> bool:
         return self._config.bits is not None and self._parts[part_at(self._parts, progress)].kind == "quantize"
 
     def penalty(self, progress: float) -> Tensor | None:
         if self._quantizes(progress):
-            return admm.penalty(self._flat, self._auxiliaries, self._duals, self._config.rho)
+            return self._quantizer.penalty()
         return self._search.penalty() if self._parts[part_at(self._parts, progress)].kind == "search" else None
 
     @torch.no_grad()
@@ -225,10 +193,8 @@ class Atmc:
             assert self._masks is not None
             self._apply(self._masks)
         if self._quantizes(progress) and step % self._config.codebook_interval == 0:
-            self._update_auxiliaries()
             assert self._masks is not None
-            for tensor, z, dual, mask in zip(self._flat, self._auxiliaries, self._duals, self._masks, strict=True):
-                admm.update_dual(tensor, z, dual, mask)
+            self._quantizer.update(self._masks)
 
     @torch.no_grad()
     def _constrained(self, kept: int) -> list[Tensor]:
@@ -239,7 +205,7 @@ class Atmc:
             masks = self._selection.masks(self._search.importance() if self._masks is None else self._flat, kept)
         if self._config.bits is None:
             return [t.detach() * mask for t, mask in zip(self._flat, masks, strict=True)]
-        return self._quantized(masks, self._bits)
+        return self._quantizer.quantized(masks, self._quantizer.bits)
 
     def shipped(self, progress: float = 1.0) -> dict[str, Tensor]:
         rest = {name: p.detach() for name, p in self._rest.items()}
@@ -292,12 +258,7 @@ class Atmc:
             result |= {f"kept_{name}": n for name, n in kept.items()}
         if part.kind == "search":
             result |= self._search.metrics()
-        if self._auxiliaries:
-            primal, dual = admm.residuals(self._flat, self._auxiliaries, self._before, self._config.rho)
-            result |= {"primal_residual": primal, "dual_residual": dual}
-            moved = movement(self._centres, self._centres_before)
-            if moved is not None:
-                result["codebook_movement"] = moved
+        result |= self._quantizer.metrics()
         return result
 
     def state(self) -> dict[str, Any]:
@@ -305,13 +266,8 @@ class Atmc:
             "factors": [t.detach() for t in self._flat],
             "search": self._search.state(),
             "masks": self._masks,
-            "auxiliaries": self._auxiliaries,
-            "before": self._before,
-            "duals": self._duals,
-            "centres": self._centres,
-            "centres_before": self._centres_before,
+            "quantizer": self._quantizer.state(),
             "kept": self._kept,
-            "bits": self._bits,
             "entered": self._entered,
         }
 
@@ -322,14 +278,8 @@ class Atmc:
         device = self._flat[0].device
         self._search.load_state(state["search"])
         self._masks = None if state["masks"] is None else [t.to(device) for t in state["masks"]]
-        self._positions = None
-        self._auxiliaries, self._before, self._duals = (
-            [t.to(device) for t in state[key]] for key in ("auxiliaries", "before", "duals")
-        )
-        self._centres, self._centres_before = (
-            [None if t is None else t.to(device) for t in state[key]] for key in ("centres", "centres_before")
-        )
-        self._kept, self._bits, self._entered = state["kept"], state["bits"], state["entered"]
+        self._quantizer.load_state(state["quantizer"])
+        self._kept, self._entered = state["kept"], state["entered"]
 
 
 def _search(
