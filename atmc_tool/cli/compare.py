@@ -119,7 +119,7 @@ def _run_all(plan: "Plan", record: "Callable[[list[Run]], object]") -> "list[Run
         note(f"[{len(runs) + 1}/{plan.planned}] {job.title}" + (": finished before" if before else ""))
         try:
             if not before:
-                run_job(job)
+                run_job(job, plan.start.skeleton)
             runs.append(run_of(job, outcome_of(plan, job)))
         except InterruptedRunError:
             raise

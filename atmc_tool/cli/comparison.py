@@ -236,20 +236,20 @@ def _compression(grid: Grid, start: Start, folder: Path, cell: Cell, source: Pat
     )
 
 
-def run_job(job: Job) -> None:
-    """Run `job` to its end, from its checkpoint where there is one.
+def run_job(job: Job, skeleton: bytes) -> None:
+    """Run `job` to its end, from its checkpoint where there is one; `skeleton` is that of all networks of the plan.
 
     Raises:
         InterruptedRunError: Ctrl-C; the state is saved.
         AtmcError: it failed.
     """
     if not job.trained:
-        _train(job)
+        _train(job, skeleton)
     if job.verify:
         _verify(job)
 
 
-def _train(job: Job) -> None:
+def _train(job: Job, skeleton: bytes) -> None:
     resume = job.folder.config.is_file()
     if job.cell is None:
         train_dense(job.config, job.result, job.folder, Ranks(), resume=resume)
@@ -257,7 +257,7 @@ def _train(job: Job) -> None:
     assert job.source is not None
     if not job.source.is_file():
         raise AtmcError(f"the network that it starts from is not there: {job.source}")
-    start = read_start(job.source, {}, False, lambda _: job.config)
+    start = read_start(job.source, {}, False, lambda _: job.config, skeleton)
     run_compression(start, check_feasible(start), job.folder, Ranks(), resume)
 
 

@@ -67,10 +67,12 @@ def read_start(
     recorded: Mapping[str, Any],
     trust_pickle: bool,
     resolve: Callable[[Mapping[str, Any]], Config] = resolve,
+    skeleton: bytes | None = None,
 ) -> Start:
     """Read the network in `path`. What the user does not state is what `recorded` (of a resumed run) or the file says.
 
-    resolve: what files say → the configuration; by default that of the running command
+    resolve:  what files say → the configuration; by default that of the running command
+    skeleton: of the same network with other weights, where it was traced before
 
     Raises:
         UsageError: something is stated nowhere, or a value can't be.
@@ -88,7 +90,7 @@ def read_start(
     shape = architecture.image_shape or (file.card.image_shape if file.card else None)
     check_fit(network, architecture.name, data, shape)
     known = None if file.module is not None else architecture.name  # a pickled module brings its own
-    return _start(config, architecture, network, data, threat_model, known, file.digest)
+    return _start(config, architecture, network, data, threat_model, known, file.digest, skeleton)
 
 
 def untrained_start(config: Config) -> Start:
@@ -121,6 +123,7 @@ def _start(
     threat_model: ThreatModel,
     known: str | None,
     digest: str,
+    skeleton: bytes | None = None,
 ) -> Start:
     """The start with `config` complete; `known` is the network's name where the configuration states none."""
     channels = data.image_shape[0]
@@ -148,7 +151,7 @@ def _start(
         network=network,
         data=data,
         threat_model=threat_model,
-        skeleton=trace_skeleton(network, data.image_shape, data.n_classes, mean, std),
+        skeleton=skeleton or trace_skeleton(network, data.image_shape, data.n_classes, mean, std),
         card=ModelCard(
             arch=architecture.name,
             image_shape=data.image_shape,
