@@ -57,7 +57,8 @@ def run(name: str, data: DataSet, ranks: Ranks, folder: Path, micro_batch: int |
     method: Method
     if name in ("dense", "in parts"):
         compute = replace(compute, micro_batch=20) if name == "in parts" else compute
-        method = Dense(net, TrainConfig(**SHORT, average=0.5))
+        schedule = TrainConfig(**SHORT, average=0.5)
+        method = Dense(net, schedule)
     elif name == "drifting":
         method = Drifting(net, TrainConfig(**SHORT))
         method.rank = ranks.rank

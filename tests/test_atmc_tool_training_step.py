@@ -24,6 +24,7 @@ from atmc_tool.errors import InputError
 from atmc_tool.methods.atmc import Atmc
 from atmc_tool.models import resolve_architecture
 from atmc_tool.threat_model import parse_threat_model
+from atmc_tool.training_attack import StepAttack
 from atmc_tool.training_step import Setup, loss_and_gradients
 
 CPU = torch.device("cpu")
@@ -61,7 +62,8 @@ def batch(n: int = 20) -> tuple[Tensor, Tensor]:
 def gradients(net: nn.Module, compute: Compute) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(2)
     weights = dict(net.named_parameters())
-    return loss_and_gradients(setup(net, compute), weights, *batch(), eps=EPS, weight=CLEAN)
+    attack = StepAttack("pgd", STEPS, STEP_SIZE)
+    return loss_and_gradients(setup(net, compute), weights, *batch(), eps=EPS, weight=CLEAN, attack=attack)
 
 
 @pytest.mark.parametrize("build", [digits_cnn, with_batch_norm])
