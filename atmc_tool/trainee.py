@@ -95,8 +95,9 @@ class Trainee:
             smoothing=schedule.label_smoothing,
             perturbation=self.perturbation,
         )
-        roots: list[Tensor] = [weights[name] for name in gradients]
-        along: list[Tensor | None] = list(gradients.values())
+        trained = [name for name in gradients if weights[name].requires_grad]
+        roots: list[Tensor] = [weights[name] for name in trained]
+        along: list[Tensor | None] = [gradients[name] for name in trained]
         if (penalty := method.penalty(progress)) is not None:
             roots.append(penalty)
             along.append(None)

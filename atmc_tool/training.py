@@ -24,6 +24,7 @@ from atmc_tool.objectives import needs_attack
 from atmc_tool.stability import MAX_ROLLBACKS, Collapse, all_finite
 from atmc_tool.synced_batch_norm import synced_batch_norm
 from atmc_tool.trainee import Trainee
+from atmc_tool.training_attack import StepAttack
 from atmc_tool.training_step import Setup
 from atmc_tool.validation import validate
 
@@ -131,6 +132,8 @@ class _Loop:
         if resume:
             self._load()
         else:
+            if self._single_step() is not None:  # robustness of the start may be gone after the first epoch
+                self.collapse.observe(self._validate(dict(setup.network.named_parameters())))
             self._save()
         started = time.monotonic() - self.seconds
         while not self._done():
@@ -194,15 +197,14 @@ class _Loop:
     def _end_epoch(self, epoch: int) -> bool:
         """Validate; False where it went back, for the training's single-step attack has failed."""
         steps = (self.step - 1) % self.per_epoch + 1
-        setup, trainee, progress = self.setup, self.trainee, self.progress()
+        setup, trainee = self.setup, self.trainee
         if not setup.ranks.equal(trainee.state()):
             raise AtmcError("the processes of this run have come apart", hint="go on with --resume")
-        single_step = trainee.attack(progress).of_validation() if needs_attack(self.schedule) else None
         with trainee.average.in_place():
-            shipped = self.method.shipped(progress)
-            accuracy = validate(setup, shipped, *self.validation, self.schedule.batch_size, single_step)
+            shipped = self.method.shipped(self.progress())
+            accuracy = self._validate(shipped)
             warning = self.collapse.observe(accuracy)
-            failed = warning is not None and single_step is not None
+            failed = warning is not None and self._single_step() is not None
             if self.select and not failed:
                 self._keep_best(accuracy, {**setup.network.state_dict(), **shipped})
         if warning is not None and failed:
@@ -219,6 +221,13 @@ class _Loop:
             self._write_metrics(epoch, {"warning": warning})
             self._report("warning", {}, warning)
         return True
+
+    def _single_step(self) -> StepAttack | None:
+        """What stands on validation images for the training's attack, where that has one step."""
+        return self.trainee.attack(self.progress()).of_validation() if needs_attack(self.schedule) else None
+
+    def _validate(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
+        return validate(self.setup, weights, *self.validation, self.schedule.batch_size, self._single_step())
 
     def _keep_best(self, accuracy: Mapping[str, float], state: Mapping[str, Tensor]) -> None:
         score = accuracy.get("validation_robust", accuracy["validation_clean"])

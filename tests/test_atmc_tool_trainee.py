@@ -24,6 +24,7 @@ from atmc_tool.methods.atmc import Atmc
 from atmc_tool.methods.dense import Dense
 from atmc_tool.methods.method import Method
 from atmc_tool.threat_model import parse_threat_model
+from atmc_tool.torch_classifier import TorchClassifier
 from atmc_tool.training import train
 from atmc_tool.training_attack import StepAttack, step_attack
 from atmc_tool.training_step import Setup
@@ -136,9 +137,10 @@ def test_attacks_with_adversarial_images_alone_are_their_obvious_loops(name: Any
                 step = EPS * ascended(net, (x + delta).clamp(0, 1), y)  # of both: 2.5·eps/2 and 1.25·eps
                 delta = ((x + delta).clamp(0, 1) + 1.25 * step - x).clamp(-EPS, EPS)
             attacked = (x + delta).clamp(0, 1)
-        F.cross_entropy(net(attacked), y).backward()  # type: ignore[no-untyped-call]
+        targets = 0.7 * F.one_hot(y, 10) + 0.3 / 10
+        (-(targets * net(attacked).log_softmax(1)).sum() / BATCH).backward()
 
-    schedule = ScheduleConfig(objective=name, max_steps=6, batch_size=BATCH)
+    schedule = ScheduleConfig(objective=name, max_steps=6, batch_size=BATCH, label_smoothing=0.3)
     same(trained(schedule, AttackConfig(steps=2), tmp_path)["network"], by_hand(6, take))
 
 
@@ -154,6 +156,37 @@ def test_which_attack_a_step_takes() -> None:
     assert pgd.of_validation() is None
     assert StepAttack("free").of_validation() == StepAttack("fgsm-rs")
     assert StepAttack("n-fgsm", train_mode=True).of_validation() == StepAttack("n-fgsm")
+
+
+@pytest.mark.parametrize("kind", ["pgd", "fgsm-rs", "n-fgsm"])
+def test_the_margin_as_the_loss_of_the_attack(kind: Any) -> None:
+    """On a linear network its gradient is the difference of two rows of the weights."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    classifier = TorchClassifier(net, dict(net.named_parameters()), (0.0,), (1.0,))
+    x, y, noise = torch.rand(64, 1, 8, 8), torch.randint(10, (64,)), torch.rand(64, 1, 8, 8) * 2 - 1
+    found, other = (
+        StepAttack(kind, 1, 0.05, loss=loss).adversarial(classifier, x, y, EPS, noise)  # type: ignore[arg-type]
+        for loss in ("margin", "cross_entropy")
+    )
+    start = (x + (2 if kind == "n-fgsm" else 1) * EPS * noise).clamp(0, 1)
+    rows = net[1].weight.detach()
+    best = net(start).scatter(1, y[:, None], -torch.inf).argmax(1)
+    step = {"pgd": 0.05, "fgsm-rs": 1.25 * EPS, "n-fgsm": EPS}[kind] * (rows[best] - rows[y]).sign().view(x.shape)
+    expected = start + step if kind == "n-fgsm" else (start + step).clamp(x - EPS, x + EPS)
+    torch.testing.assert_close(found, expected.clamp(0, 1))
+    assert not torch.equal(found, other)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_warm_up_takes_single_steps(share: float, tmp_path: Path) -> None:
+    """All of the schedule: the very bits of `fgsm-rs`. A part of it: another attack in the part that is left."""
+    attack = AttackConfig(steps=2, step_size=EPS, fgsm_warmup=share)
+    schedules = [ScheduleConfig(objective=name, max_steps=4, batch_size=BATCH) for name in ("pgd-at", "fgsm-rs")]  # type: ignore[arg-type]
+    warm, single = (
+        trained(schedule, attack, tmp_path / schedule.objective)["network"]["4.weight"] for schedule in schedules
+    )
+    assert torch.equal(warm, single) == (share == 1)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +212,7 @@ def test_forward_passes_that_move_batch_norm(objective: Any, train_mode: bool, p
     assert int(state["network"]["1.num_batches_tracked"]) == passes
 
 
-FREE = ScheduleConfig(objective="free", max_steps=17, batch_size=BATCH, checkpoint_steps=2)
+FREE = ScheduleConfig(objective="free", lr=0.02, max_steps=17, batch_size=BATCH, checkpoint_steps=2)
 AVERAGED = CompressConfig(max_steps=17, batch_size=BATCH, checkpoint_steps=2, average=0.9, quantize_share=0.4)
 
 
@@ -199,6 +232,7 @@ def test_it_resumes_to_the_same_bits(
     resumed = trained(schedule, AttackConfig(steps=3), tmp_path / "cut", resume=True, **arguments)
     for name, tensor in whole["shipped"].items():
         assert torch.equal(tensor, resumed["shipped"][name])
+    assert not whole["guarded"]
     assert (whole["perturbation"] is None) == (method is not None)
     if whole["perturbation"] is not None:
         assert torch.equal(whole["perturbation"], resumed["perturbation"])

@@ -165,7 +165,12 @@ HARD = {"factors": "uvc", "projection": "hard"}
 
 
 @pytest.mark.parametrize(
-    ("variant", "step"), [(LATENT, 0), (LATENT, 400), (LATENT, 900), (LATENT, 904), (HARD, 0), (HARD, 400), (HARD, 900)]
+    ("variant", "step"),
+    [
+        *((LATENT, 0), (LATENT, 400), (LATENT, 900), (LATENT, 904), (HARD, 0), (HARD, 400), (HARD, 900)),
+        *(({"objective": name}, 400) for name in ("natural", "pgd-at", "trades", "mart", "free", "fgsm-rs", "n-fgsm")),
+        ({"average": 0.9, "label_smoothing": 0.1}, 400),
+    ],
 )
 def test_a_step_never_waits_for_the_device(variant: dict[str, Any], step: int) -> None:
     """Tensors on `meta` have no values: whatever would bring one to the host, or need one to know a shape, raises.

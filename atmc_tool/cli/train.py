@@ -12,7 +12,6 @@ from atmc_tool.cli.options import (
     network_and_data,
     new_or_old,
     schedule,
-    setting,
     verbosity,
 )
 from atmc_tool.errors import UsageError
@@ -31,7 +30,6 @@ SUFFIXES = (".pt", ".safetensors")
 @click.command("train", epilog="Example: atmc-tool train --data digits --arch digits-cnn --eps 0.1 -o model.pt")
 @click.option("-o", "--output", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
 @network_and_data
-@setting("train.objective", "--natural", flag_value="natural", default=None, help="The same as --objective natural.")
 @schedule("train")
 @config_sources
 @new_or_old
