@@ -52,10 +52,23 @@ class ThreatModelConfig(_Section):
 
 
 class AttackConfig(_Section):
-    """PGD in training. `step_size` in units of the image; None: 2.5·eps/steps (Madry et al. 2018)."""
+    """The attack in training: PGD, unless the objective is one with an attack of its own.
+
+    steps:       of PGD; of `free` the replays of each batch
+    step_size:   of PGD, in units of the image; None: 2.5·eps/steps (Madry et al. 2018)
+    loss:        what the attack raises
+    train_mode:  the attack's passes run in training mode: they move batch norm's statistics, and dropout is on
+    fgsm_warmup: share of the schedule, at its start, in which FGSM-RS stands for PGD
+    """
 
     steps: int = Field(7, ge=1)
     step_size: float | None = Field(None, gt=0)
+    loss: Literal["cross_entropy", "margin"] = "cross_entropy"
+    train_mode: bool = False
+    fgsm_warmup: float = Field(0.0, ge=0, le=1)
+
+
+ObjectiveName = Literal["natural", "mixed", "pgd-at", "trades", "mart", "free", "fgsm-rs", "n-fgsm"]
 
 
 class ScheduleConfig(_Section):
@@ -65,9 +78,11 @@ class ScheduleConfig(_Section):
     max_steps:        stop the schedule after so many steps (the whole schedule shrinks to them)
     time_limit:       seconds of wall-clock time, final evaluation included; the schedule shrinks to fit
     eps_warmup:       share of the schedule over which eps grows linearly from 0
-    objective:        `mixed`: clean and adversarial cross-entropy; `trades`, `mart`: see objectives.py
+    objective:        what is minimised: see objectives.py; and by which attack: see training_attack.py
     clean_weight:     of `mixed`: weight of the clean cross-entropy; the adversarial one gets the rest (ATMC: 1/2)
     beta:             of `trades` and `mart`: weight of the divergence between clean and adversarial predictions
+    label_smoothing:  of the cross-entropies: share of the target that all classes get alike
+    average:          decay of a running average of what is trained, which then ships; 0: none
     checkpoint_steps: a checkpoint every so many steps, and at the end of every epoch
     """
 
@@ -80,17 +95,27 @@ class ScheduleConfig(_Section):
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
     eps_warmup: float = Field(0.0, ge=0, le=1)
-    objective: Literal["mixed", "trades", "mart"] = "mixed"
+    objective: ObjectiveName = "mixed"
     clean_weight: float = Field(0.5, ge=0, le=1)
     beta: float = Field(6.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    average: float = Field(0.0, ge=0, lt=1)
     checkpoint_steps: int = Field(200, ge=1)
+
+    @property
+    def natural(self) -> bool:
+        """Whether it trains without attacks."""
+        return self.objective == "natural"
+
+    @model_validator(mode="after")
+    def _smooths_cross_entropies(self) -> "ScheduleConfig":
+        if self.label_smoothing and self.objective == "mart":
+            raise ValueError("label_smoothing is not defined for mart, which has no plain cross-entropy")
+        return self
 
 
 class TrainConfig(ScheduleConfig):
-    """`atmc-tool train`: dense training. `average`: decay of a running average of the weights, 0 for none."""
-
-    natural: bool = False
-    average: float = Field(0.0, ge=0, lt=1)
+    """`atmc-tool train`: dense training."""
 
 
 # What the methods beside ATMC are: other defaults, which may be changed like any others. First those of
@@ -98,7 +123,7 @@ class TrainConfig(ScheduleConfig):
 BASELINES: dict[str, dict[str, Any]] = {
     "al0": {"projection": "hard", "path": 0.0, "bits": None, "quantize_share": 0.0},
     "ap": {"projection": "fixed", "bits": None, "quantize_share": 0.0},
-    "nap": {"projection": "fixed", "bits": None, "quantize_share": 0.0, "natural": True},
+    "nap": {"projection": "fixed", "bits": None, "quantize_share": 0.0, "objective": "natural"},
     "alr": {"bits": None},
     "dense": {"keep": 1.0, "projection": "fixed", "bits": None, "quantize_share": 0.0},
     # of arXiv:1903.12561
@@ -127,7 +152,6 @@ class CompressConfig(ScheduleConfig):
     """`atmc-tool compress`: ATMC (arXiv:1902.03538) under a budget, or one of the methods it is compared with.
 
     method:            `atmc`; `alr`: low-rank weights, singular values pooled; all others: see `BASELINES`
-    natural:           train without attacks
     keep:              kept entries of all factors / weights of the compressed layers
     size:              bytes of model.atmc instead: `20KB`, `1.5MiB`, or `20x` smaller than the dense weights
     nominal_size:      the same of the nominal size: kept entries · bits, and codebooks of 32 bits a value
@@ -161,7 +185,6 @@ class CompressConfig(ScheduleConfig):
     """
 
     method: Literal["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "lwm", "dense"] = "atmc"
-    natural: bool = False
     lr: float = Field(0.05, gt=0)
     keep: float | None = Field(None, gt=0, le=1)
     size: str | None = None
@@ -276,6 +299,13 @@ class Config(_Section):
     @classmethod
     def _one_is_a_list(cls, trackers: object) -> object:
         return (trackers,) if isinstance(trackers, str) else trackers
+
+    @model_validator(mode="after")
+    def _loss_of_attack(self) -> "Config":
+        for name, section in (("train", self.train), ("compress", self.compress)):
+            if self.attack.loss != "cross_entropy" and section.objective in ("trades", "free"):
+                raise ValueError(f"{name}.objective {section.objective} has an attack loss of its own: attack.loss")
+        return self
 
 
 def build_config(settings: Mapping[str, Any]) -> Config:

@@ -5,7 +5,7 @@ epoch), so a resumed run goes on to the same bits as one that was never interrup
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +16,16 @@ from torch import Tensor
 
 from atmc_tool.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from atmc_tool.config import ScheduleConfig
-from atmc_tool.data.loader import augment, batches, device_images
+from atmc_tool.data.loader import batches, device_images
 from atmc_tool.errors import AtmcError, InputError, InterruptedRunError
 from atmc_tool.methods.method import Method
 from atmc_tool.metrics import METRICS, append_metrics, trim_metrics
+from atmc_tool.objectives import needs_attack
 from atmc_tool.stability import MAX_ROLLBACKS, Collapse, all_finite
 from atmc_tool.synced_batch_norm import synced_batch_norm
-from atmc_tool.training_step import Setup, loss_and_gradients
+from atmc_tool.trainee import Trainee
+from atmc_tool.training_attack import StepAttack
+from atmc_tool.training_step import Setup
 from atmc_tool.validation import validate
 
 VALIDATION_IMAGES = 500
@@ -69,9 +72,11 @@ def train(
 
     Checkpoints go to `folder/checkpoints`, a line of metrics per epoch to `folder/metrics.jsonl`. A step costs
     attack.steps × (forward + input gradient) + 2 forwards and backwards, and one materialisation of the weights.
+    `free` trains attack.steps times on each batch; every time is a step of the schedule.
 
     A loss or weights that are no longer finite are found at the end of the epoch. The run then goes back to the end of
-    the last epoch that was sound, with half the learning rate.
+    the last epoch that was sound, with half the learning rate. So it does where an attack of a single step has led to
+    catastrophic overfitting, and goes on with PGD.
 
     With several ranks every one calls this alike. Only the first reads and writes in `folder`; `report` is called on
     all.
@@ -109,7 +114,7 @@ class _Loop:
     seconds: float = 0.0
     best: dict[str, Any] | None = None
     sound: int = 0  # the step of the last checkpoint at an epoch's end, where all was finite
-    rollbacks: int = 0
+    rollbacks: int = 0  # of both kinds; each but that to PGD halves the learning rate
     collapse: Collapse = field(default_factory=Collapse)
 
     def __post_init__(self) -> None:
@@ -119,9 +124,7 @@ class _Loop:
             setup.data.validation.take(np.arange(min(VALIDATION_IMAGES, len(setup.data.validation)))), setup.device
         )
         self.per_epoch, self.steps = planned_steps(schedule, len(self.images))
-        self.optimizer = torch.optim.SGD(
-            self.method.parameters(), lr=schedule.lr, momentum=schedule.momentum, weight_decay=schedule.weight_decay
-        )
+        self.trainee = Trainee(setup, self.method, schedule)
         self.loss_sum = torch.zeros((), device=setup.device)
 
     def run(self, *, resume: bool) -> None:
@@ -129,14 +132,13 @@ class _Loop:
         if resume:
             self._load()
         else:
+            if self._single_step() is not None:  # robustness of the start may be gone after the first epoch
+                self.collapse.observe(self._validate(dict(setup.network.named_parameters())))
             self._save()
         started = time.monotonic() - self.seconds
         while not self._done():
-            epoch, first = divmod(self.step, self.per_epoch)
-            feed = batches(
-                self.images, self.labels, self.schedule.batch_size, epoch=epoch, seed=setup.seed, start_batch=first
-            )
-            for images, labels in feed:
+            epoch = self.step // self.per_epoch
+            for images, labels in self._feed():
                 try:
                     self._train_step(images, labels)
                 except (RuntimeError, ValueError, IndexError):  # a method may choke on NaN before the epoch ends
@@ -152,7 +154,8 @@ class _Loop:
                     self._roll_back(epoch)
                     break
                 if ends_epoch:
-                    self._end_epoch(epoch)
+                    if not self._end_epoch(epoch):
+                        break
                     _, self.seconds = setup.ranks.agree(False, time.monotonic() - started)
                 if ends_epoch or self.step % self.schedule.checkpoint_steps == 0:
                     self._save()
@@ -173,52 +176,63 @@ class _Loop:
     def _done(self) -> bool:
         return self.progress() >= 1
 
+    def _feed(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the coming steps, without end; each as often as it is replayed."""
+        replays = self.trainee.replays
+        number, done = divmod(self.step, replays)
+        while True:
+            epoch, first = divmod(number, self.per_epoch)
+            where = {"epoch": epoch, "seed": self.setup.seed, "start_batch": first}
+            for batch in batches(self.images, self.labels, self.schedule.batch_size, **where):
+                for _ in range(replays - done):
+                    yield batch
+                number, done = number + 1, 0
+
     def _train_step(self, images: Tensor, labels: Tensor) -> None:
-        setup, schedule, method, progress = self.setup, self.schedule, self.method, self.progress()
-        torch.manual_seed(setup.seed * 1_000_003 + self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = method.learning_rate(progress) * 0.5**self.rollbacks
-        self.optimizer.zero_grad(set_to_none=True)  # before the passes, which take the most memory
-        images = augment(images, setup.data.augmentation, torch.default_generator)
-        weights = method.weights(progress)
-        objective, eps = schedule.objective, 0.0
-        weight = schedule.clean_weight if objective == "mixed" else schedule.beta
-        if setup.threat_model is not None and not (objective == "mixed" and weight == 1):
-            eps = setup.threat_model.eps * min(1.0, progress / schedule.eps_warmup if schedule.eps_warmup else 1.0)
-        loss, gradients = loss_and_gradients(
-            setup, weights, images, labels, eps=eps, weight=weight, objective=objective
-        )
-        trained = [name for name in gradients if weights[name].requires_grad]
-        roots: list[Tensor] = [weights[name] for name in trained]
-        along: list[Tensor | None] = [gradients[name] for name in trained]
-        if (penalty := method.penalty(progress)) is not None:
-            roots.append(penalty)
-            along.append(None)
-        torch.autograd.backward(roots, along)
-        self.optimizer.step()
+        slowdown = 0.5 ** (self.rollbacks - self.trainee.guarded)
+        loss = self.trainee.train_step(images, labels, self.step, self.progress(), slowdown)
         self.step += 1
-        method.after_step(progress, self.step)
         self.loss_sum += loss
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _end_epoch(self, epoch: int) -> bool:
+        """Validate; False where it went back, for the training's single-step attack has failed."""
         steps = (self.step - 1) % self.per_epoch + 1
-        setup, method = self.setup, self.method
-        if not setup.ranks.equal([method.parameters(), method.state(), setup.network.state_dict()]):
+        setup, trainee = self.setup, self.trainee
+        if not setup.ranks.equal(trainee.state()):
             raise AtmcError("the processes of this run have come apart", hint="go on with --resume")
-        accuracy = validate(setup, method.shipped(self.progress()), *self.validation, self.schedule.batch_size)
-        metrics = {"loss": float(self.loss_sum) / steps, **accuracy, **method.metrics()}
-        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        with trainee.average.in_place():
+            shipped = self.method.shipped(self.progress())
+            accuracy = self._validate(shipped)
+            warning = self.collapse.observe(accuracy)
+            failed = warning is not None and self._single_step() is not None
+            if self.select and not failed:
+                self._keep_best(accuracy, {**setup.network.state_dict(), **shipped})
+        if warning is not None and failed:
+            self._guard(epoch, warning)
+            return False
+        metrics = {"loss": float(self.loss_sum) / steps, **accuracy, **self.method.metrics()}
+        metrics["learning_rate"] = trainee.learning_rate
         self.loss_sum.zero_()
-        score = metrics.get("validation_robust", metrics["validation_clean"])
-        if self.select and (self.best is None or score >= self.best["score"]):
-            shipped = {**self.setup.network.state_dict(), **self.method.shipped(self.progress())}
-            self.best = {"score": score, "state": {name: t.detach().clone() for name, t in shipped.items()}}
         self.sound = self.step
         self._write_metrics(epoch, metrics)
         self._report("epoch", metrics)
-        if warning := self.collapse.observe(metrics):
+        if warning is not None:
+            warning += "; more steps of the training attack help (--set attack.steps=)"
             self._write_metrics(epoch, {"warning": warning})
             self._report("warning", {}, warning)
+        return True
+
+    def _single_step(self) -> StepAttack | None:
+        """What stands on validation images for the training's attack, where that has one step."""
+        return self.trainee.attack(self.progress()).of_validation() if needs_attack(self.schedule) else None
+
+    def _validate(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
+        return validate(self.setup, weights, *self.validation, self.schedule.batch_size, self._single_step())
+
+    def _keep_best(self, accuracy: Mapping[str, float], state: Mapping[str, Tensor]) -> None:
+        score = accuracy.get("validation_robust", accuracy["validation_clean"])
+        if self.best is None or score >= self.best["score"]:
+            self.best = {"score": score, "state": {name: t.detach().clone() for name, t in state.items()}}
 
     def _write_metrics(self, epoch: int, facts: Mapping[str, Any]) -> None:
         if not self.setup.ranks.first:
@@ -226,23 +240,34 @@ class _Loop:
         where = {"epoch": epoch + 1, "step": self.step, "steps": self.steps, "seconds": round(self.seconds, 3)}
         append_metrics(self.folder / METRICS, {**where, **facts})
 
-    def _float_buffers(self) -> list[Tensor]:
-        return [buffer for buffer in self.setup.network.buffers() if buffer.is_floating_point()]
-
     def _finite(self) -> bool:
-        return all_finite([self.loss_sum, *self.method.parameters(), *self._float_buffers()])
+        return all_finite([self.loss_sum, *self.trainee.tensors()])
 
     def _roll_back(self, epoch: int) -> None:
-        """Go back to the last sound epoch's end with half the learning rate.
-
-        Killed at any point of it, a resumed run diverges and comes here again.
-        """
+        """Go back to the last sound epoch's end with half the learning rate."""
         what = f"training diverged in epoch {epoch + 1}"
-        if self.rollbacks == MAX_ROLLBACKS:
+        if self.rollbacks - self.trainee.guarded == MAX_ROLLBACKS:
             raise AtmcError(
                 f"{what}, also with 1/{2**MAX_ROLLBACKS} of the learning rate",
                 hint="lower the learning rate (--set train.lr= or compress.lr=) or raise eps_warmup",
             )
+        self._go_back(what)
+        rate = f"1/{2 ** (self.rollbacks - self.trainee.guarded)} of the learning rate"
+        self._begin_again(epoch, f"{what}: back to step {self.step} with {rate}")
+
+    def _guard(self, epoch: int, what: str) -> None:
+        """Go back to the last sound epoch's end, and on with PGD; at most once in a run."""
+        self._go_back(what)
+        self.trainee.guard()
+        self.collapse = Collapse()
+        steps = self.trainee.attack(self.progress()).steps
+        self._begin_again(epoch, f"{what}: back to step {self.step}, from there on with PGD-{steps}")
+
+    def _go_back(self, what: str) -> None:
+        """To the state at the last sound epoch's end.
+
+        Killed at any point until `_begin_again` has saved, a resumed run goes wrong again and comes here again.
+        """
         folder, seconds = self.folder / "checkpoints", self.seconds
         if self.setup.ranks.first:
             drop_checkpoints(folder, self.sound)
@@ -252,7 +277,8 @@ class _Loop:
         self._restore(state)
         self.seconds = seconds
         self.rollbacks += 1
-        warning = f"{what}: back to step {self.step} with 1/{2**self.rollbacks} of the learning rate"
+
+    def _begin_again(self, epoch: int, warning: str) -> None:
         self._write_metrics(epoch, {"rollback": self.rollbacks, "warning": warning})
         self._save()
         self._report("warning", {}, warning)
@@ -261,7 +287,7 @@ class _Loop:
         if self.best is not None:
             self.setup.network.load_state_dict(self.best["state"])
         else:
-            self.method.finish()
+            self.trainee.finish()
         self.setup.network.eval()
 
     def _report(self, kind: Literal["step", "epoch", "warning"], metrics: Mapping[str, float], text: str = "") -> None:
@@ -277,9 +303,7 @@ class _Loop:
             "step": self.step,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
-            "network": self.setup.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "method": self.method.state(),
+            **self.trainee.state(),
             "best": self.best,
             "sound": self.sound,
             "rollbacks": self.rollbacks,
@@ -305,6 +329,4 @@ class _Loop:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.sound, self.rollbacks, self.collapse = state["sound"], state["rollbacks"], Collapse(**state["collapse"])
         self.loss_sum.fill_(float(state["loss_sum"]))
-        self.setup.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.method.load_state(state["method"])
+        self.trainee.load_state(state)

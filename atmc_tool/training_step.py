@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from atmc_tool.attacks.pgd import default_step_size, pgd
 from atmc_tool.compute import Compute
-from atmc_tool.config import AttackConfig
+from atmc_tool.config import AttackConfig, ObjectiveName
 from atmc_tool.data import DataSet
 from atmc_tool.distributed import Ranks
 from atmc_tool.objectives import OBJECTIVES, attack_targets
 from atmc_tool.threat_model import ThreatModel
 from atmc_tool.torch_classifier import TorchClassifier
+from atmc_tool.training_attack import StepAttack
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,18 @@ def attacked(
     noise: Tensor,
     *,
     eps: float,
-    steps: int,
-    step_size: float | None,
-    objective: str = "mixed",
+    attack: StepAttack,
+    objective: ObjectiveName = "mixed",
 ) -> Tensor:
-    """PGD from images + eps·noise on frozen weights; batch norm and dropout in evaluation mode.
+    """The images under `attack` on frozen weights; batch norm and dropout in evaluation mode, unless it says otherwise.
 
-    images, noise: (N, C, H, W); labels (N,). Costs `steps` forward passes and input gradients.
+    images, noise: (N, C, H, W), noise uniform in [-1, 1] for the random start; labels (N,)
     objective: of the training, which decides what is attacked: see `attack_targets`
     """
-    setup.network.eval()
+    setup.network.train(attack.train_mode)
     frozen = {name: weight.detach() for name, weight in weights.items()}
     classifier = setup.classifier(frozen, setup.compute.dtype)
-    size = default_step_size(eps, steps) if step_size is None else step_size
-    targets = attack_targets(objective, classifier, images, labels)
-    adversarial: Tensor = pgd(classifier, images, targets, eps, steps=steps, step_size=size, noise=noise)
-    return adversarial
+    return attack.adversarial(classifier, images, attack_targets(objective, classifier, images, labels), eps, noise)
 
 
 def loss_and_gradients(
@@ -70,49 +66,54 @@ def loss_and_gradients(
     *,
     eps: float,
     weight: float,
-    objective: str = "mixed",
+    attack: StepAttack,
+    objective: ObjectiveName = "mixed",
+    smoothing: float = 0.0,
+    perturbation: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The batch's loss and its gradient with respect to each of `weights` that takes part in it.
 
-    The loss is that of `objective` with `weight` and with x' from PGD within `eps` (0: no attack). Its mean runs over
-    the ranks' shares and within a share over micro-batches, so that the result does not depend on them, but for
+    The loss is that of `objective` with `weight` and with x' from `attack` within `eps` (0: no attack). Its mean runs
+    over the ranks' shares and within a share over micro-batches, so that the result does not depend on them, but for
     rounding, for dropout and, with micro-batches, for the statistics of batch norm.
 
+    With a `perturbation` δ there is no attack: x' = clip(x + δ) to [0, 1]. The backward pass that gives the weights'
+    gradients gives ∇L at x' too, by which δ ← clip(δ + eps·sign ∇L) to [-eps, eps], in place (Shafahi et al. 2019,
+    arXiv:1904.12843, algorithm 1).
+
     weights: name → tensor; detached here, so one backward pass through what made them serves all micro-batches
-    images:  float32 (N, C, H, W), the whole batch on every rank; labels int64 (N,)
+    images:  float32 (N, C, H, W), the whole batch on every rank, like the perturbation; labels int64 (N,)
     Returns: L and the gradients, the same bits on every rank
     """
     total = len(images)
     # random numbers for the whole batch on every rank: the same ones whatever the number of ranks
-    noise = torch.empty_like(images).uniform_(-1, 1) if eps else None
+    noise = torch.empty_like(images).uniform_(-1, 1) if eps and perturbation is None else None
+    ascent = None if perturbation is None else torch.zeros_like(perturbation)
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     named: dict[str, Tensor] = {}
     loss_sum = torch.zeros((), device=images.device)
     for part in setup.ranks.parts(total, setup.compute.micro_batch):
         x, y, adversarial = images[part], labels[part], None
-        if noise is not None:
-            attack = setup.attack
-            adversarial = attacked(
-                setup,
-                leaves,
-                x,
-                y,
-                noise[part],
-                eps=eps,
-                steps=attack.steps,
-                step_size=attack.step_size,
-                objective=objective,
-            )
+        inputs = list(leaves.values())
+        if perturbation is not None:
+            adversarial = (x + perturbation[part]).clamp(0, 1).requires_grad_()
+            inputs.append(adversarial)
+        elif noise is not None:
+            adversarial = attacked(setup, leaves, x, y, noise[part], eps=eps, attack=attack, objective=objective)
         setup.network.train()
         classifier = setup.classifier(leaves, setup.compute.dtype)
         own: dict[str, Tensor] = {}  # a part's terms first: so parts add up as ranks do, to the same bits
-        for term in OBJECTIVES[objective](classifier, x, adversarial, y, weight):
+        for term in OBJECTIVES[objective](classifier, x, adversarial, y, weight, smoothing):
             loss = term * (len(y) / total)
-            gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-            _add(own, {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None})
+            gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+            if ascent is not None:
+                ascent[part] = gradients[-1].sign()
+            _add(own, {name: g for name, g in zip(leaves, gradients[: len(leaves)], strict=True) if g is not None})
             loss_sum += loss.detach()
         _add(named, own)
-    setup.ranks.add_up([loss_sum, *named.values()])
+    setup.ranks.add_up([loss_sum, *named.values(), *([] if ascent is None else [ascent])])
+    if perturbation is not None and ascent is not None:
+        perturbation.add_(ascent, alpha=eps).clamp_(-eps, eps)
     return loss_sum, named
 
 

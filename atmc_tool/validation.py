@@ -6,15 +6,21 @@ import torch
 from torch import Tensor
 
 from atmc_tool.data.loader import to_floats
+from atmc_tool.training_attack import StepAttack
 from atmc_tool.training_step import Setup, attacked
 
-VALIDATION_STEPS = 10
+PGD_10 = StepAttack("pgd", 10)
 
 
 def validate(
-    setup: Setup, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
+    setup: Setup,
+    weights: Mapping[str, Tensor],
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    single_step: StepAttack | None = None,
 ) -> dict[str, float]:
-    """Clean accuracy and, with a threat model, accuracy under PGD-10 of the network with `weights`.
+    """Clean accuracy and, with a threat model, accuracy under PGD-10 and `single_step` of the network with `weights`.
 
     No gradients, no statistics of batch norm. The attack runs as in training, what it found is judged in float32.
 
@@ -22,7 +28,10 @@ def validate(
     """
     setup.network.eval()
     classifier = setup.classifier(weights, None)
-    names = ("validation_clean", *(["validation_robust"] if setup.threat_model else []))
+    attacks = {"validation_robust": PGD_10} if setup.threat_model else {}
+    if setup.threat_model and single_step is not None:
+        attacks["validation_single_step"] = single_step
+    names = ("validation_clean", *attacks)
     correct = torch.zeros(len(names), device=images.device)
     torch.manual_seed(setup.seed)
     for part, answers in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
@@ -32,11 +41,10 @@ def validate(
             continue
         clean, answers = to_floats(part[share]), answers[share]
         fed = [clean]
-        if setup.threat_model is not None:
+        for attack in attacks.values():
+            assert setup.threat_model is not None
             eps = setup.threat_model.eps
-            fed.append(
-                attacked(setup, weights, clean, answers, noise[share], eps=eps, steps=VALIDATION_STEPS, step_size=None)
-            )
+            fed.append(attacked(setup, weights, clean, answers, noise[share], eps=eps, attack=attack))
         with torch.no_grad():
             correct += torch.stack([(classifier.logits(batch).argmax(1) == answers).sum() for batch in fed])
     setup.ranks.add_up([correct])

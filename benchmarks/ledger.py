@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import atmc_tool.methods.search as search
-import atmc_tool.training as training
+import atmc_tool.trainee as trainee
 import atmc_tool.training_step as training_step
 from atmc_tool.methods.atmc import Atmc
 from atmc_tool.methods.quantizer import Quantizer
@@ -32,7 +32,7 @@ STAGES: dict[tuple[Any, str], str] = {
     (Atmc, "after_step"): "projecting",
     (Atmc, "penalty"): "codebooks",
     (Quantizer, "update"): "codebooks",
-    (training, "augment"): "data",
+    (trainee, "augment"): "data",
     (sys.modules[__name__], "draw"): "data",
     (torch.autograd, "grad"): "backward",
     (torch.autograd, "backward"): "training backward",

@@ -57,7 +57,11 @@ def run(name: str, data: DataSet, ranks: Ranks, folder: Path, micro_batch: int |
     method: Method
     if name in ("dense", "in parts"):
         compute = replace(compute, micro_batch=20) if name == "in parts" else compute
-        method = Dense(net, TrainConfig(**SHORT, average=0.5))
+        schedule = TrainConfig(**SHORT, average=0.5)
+        method = Dense(net, schedule)
+    elif name == "free":
+        schedule = TrainConfig(**SHORT, objective="free")
+        method = Dense(net, schedule)
     elif name == "drifting":
         method = Drifting(net, TrainConfig(**SHORT))
         method.rank = ranks.rank
@@ -80,7 +84,7 @@ def main() -> None:
     with joined() as ranks:
         results: dict[str, object] = {
             name: run(name, data, ranks, folder)
-            for name in ("dense", "in parts", "latent", "plain", "hard", "diverging")
+            for name in ("dense", "free", "in parts", "latent", "plain", "hard", "diverging")
         }
         try:
             run("drifting", data, ranks, folder)

@@ -99,7 +99,7 @@ def test_results_say_what_the_files_are(compared: Path) -> None:
         assert (run["steps"], run["passes"]) == (3, 3 * 128 * passes)
         assert run["passes_per_image"] == 3 * 128 * passes / TRAINING_IMAGES
         assert run["seconds"] > 0
-    assert yaml.safe_load((out / "natural-seed0.train" / "config.yaml").read_text())["train"]["natural"]
+    assert yaml.safe_load((out / "natural-seed0.train" / "config.yaml").read_text())["train"]["objective"] == "natural"
     assert found["machine"]["cores"] >= 1
     assert found["command"] == "atmc-tool compare grid.yaml -o out"
 

@@ -186,7 +186,8 @@ def test_a_trusted_whole_module_is_compressed_and_resumed(cli: Cli, folder: Path
 
 def test_a_natural_network_states_no_threat_model(cli: Cli, folder: Path) -> None:
     done = cli(
-        f"train --data digits --arch digits-cnn --natural --max-steps 3 {SHORT} -q -o n.safetensors --json", folder
+        f"train --data digits --arch digits-cnn --objective natural --max-steps 3 {SHORT} -q -o n.safetensors --json",
+        folder,
     )
     assert done.code == 0, done.err
     card = json.loads(done.out)["card"]
@@ -196,5 +197,6 @@ def test_a_natural_network_states_no_threat_model(cli: Cli, folder: Path) -> Non
     assert np.isclose(json.loads(cli("inspect n.safetensors --json", folder).out)["bytes"], 213_500, rtol=0.01)
     shutil.rmtree(folder / "n.train")
     assert (
-        "n.safetensors exists" in cli("train --data digits --arch digits-cnn --natural -o n.safetensors", folder).error
+        "n.safetensors exists"
+        in cli("train --data digits --arch digits-cnn --objective natural -o n.safetensors", folder).error
     )

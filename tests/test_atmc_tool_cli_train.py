@@ -5,6 +5,7 @@ import torch
 from conftest import Cli
 
 from atmc_tool.models.reading import read_model
+from atmc_tool.settings import read_yaml
 
 SHORT = "--set attack.steps=1 --set evaluation.n=20 --set evaluation.steps=1 --set evaluation.restarts=1"
 TRAIN = f"train --data digits --arch digits-cnn --eps 0.1 {SHORT}"
@@ -70,3 +71,17 @@ def test_a_time_limit_shortens_the_schedule(cli: Cli, tmp_path: Path) -> None:
     last = json.loads((tmp_path / "model.train" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] < last["steps"] == 1_000_000
     assert (tmp_path / "model.pt").exists()
+
+
+def test_an_objective_is_an_option(cli: Cli, tmp_path: Path) -> None:
+    more = "--set attack.steps=2 --set train.label_smoothing=0.1 --set train.average=0.5"
+    assert cli(f"{TRAIN} {more} --objective free --max-steps 12 -q", tmp_path).code == 0
+    config = read_yaml(tmp_path / "model.train" / "config.yaml")
+    assert (config["train"]["objective"], config["train"]["label_smoothing"]) == ("free", 0.1)
+    (line,) = (tmp_path / "model.train" / "metrics.jsonl").read_text().splitlines()[:1]
+    assert "validation_single_step" in json.loads(line)
+    compressed = cli("compress model.pt --objective n-fgsm --max-steps 3 -q --set attack.loss=margin", tmp_path)
+    assert compressed.code == 0, compressed.err
+    failed = cli(f"{TRAIN} --objective fast", tmp_path)
+    assert failed.code == 2
+    assert "'fast' is not one of 'natural', 'mixed'" in failed.error

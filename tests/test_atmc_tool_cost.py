@@ -70,6 +70,14 @@ def test_a_muted_term_costs_nothing(weight: float, per_step: int, tmp_path: Path
     assert counted == planned == 2 * 50 * per_step
 
 
+def test_a_warm_up_takes_single_steps(tmp_path: Path) -> None:
+    attack = AttackConfig(steps=5, fgsm_warmup=0.5)
+    cost = training_cost(TrainConfig(max_steps=3, batch_size=50), attack, 100, attacked=True)
+    assert cost.passes == 50 * (3 + 3 + 7)  # at 0, 1/3 and 2/3 of the schedule
+    counted, planned = passes(tmp_path, TrainConfig(batch_size=50), attack, "0.1")
+    assert counted == planned
+
+
 def test_natural_training_takes_one_pass(tmp_path: Path) -> None:
     counted, planned = passes(tmp_path, TrainConfig(batch_size=50), AttackConfig(steps=5), None)
     assert counted == planned == 2 * 50

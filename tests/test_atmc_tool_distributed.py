@@ -86,7 +86,7 @@ def lines(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["dense", "in parts", "latent", "hard"])
+@pytest.mark.parametrize("name", ["dense", "free", "in parts", "latent", "hard"])
 def test_two_ranks_train_what_one_trains(name: str, shared: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     folder, (first, second) = shared
     alone = run(name, load_data("digits"), Ranks(), tmp_path)

@@ -14,6 +14,7 @@ from atmc_tool.errors import InputError
 from atmc_tool.memory import SAFETY, available_bytes, bytes_per_image, fitting_micro_batch
 from atmc_tool.models import resolve_architecture
 from atmc_tool.threat_model import parse_threat_model
+from atmc_tool.training_attack import StepAttack
 from atmc_tool.training_step import Setup, loss_and_gradients
 
 CPU = torch.device("cpu")
@@ -84,7 +85,7 @@ def peak(name: str, batch_size: int, dtype: torch.dtype | None, micro_batch: int
     images, labels = torch.rand(batch_size, *shape), torch.zeros(batch_size, dtype=torch.int64)
     weights = dict(net.named_parameters())
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        loss_and_gradients(setup, weights, images, labels, eps=0.1, weight=0.5)
+        loss_and_gradients(setup, weights, images, labels, eps=0.1, weight=0.5, attack=StepAttack())
     assert profile.kineto_results is not None
     events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
     held = highest = 0

@@ -1,13 +1,30 @@
 """Each loss beside a computation in NumPy, image by image, as its paper writes it."""
 
+from typing import get_args
+
+import click
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from atmc_tool.attacks.pgd import pgd
-from atmc_tool.objectives import OBJECTIVES, Objective, attack_targets, mart, mixed, trades
+from atmc_tool.cli.compress import command as compress
+from atmc_tool.cli.train import command as train
+from atmc_tool.config import ObjectiveName, ScheduleConfig, build_config
+from atmc_tool.errors import UsageError
+from atmc_tool.objectives import (
+    OBJECTIVES,
+    Objective,
+    attack_targets,
+    loss_weight,
+    mart,
+    mixed,
+    needs_attack,
+    trades,
+)
 from atmc_tool.torch_classifier import TorchClassifier
 
 N, CLASSES = 6, 4
@@ -70,6 +87,67 @@ def test_mart(weight: float) -> None:
         divergence = sum(a * np.log(a / b) for a, b in zip(p, q, strict=True))
         expected += (-np.log(q[y]) - np.log(1 - second) + weight * divergence * (1 - p[y])) / N
     assert float(total(mart, adversarial, weight)) == pytest.approx(expected, rel=1e-5)
+
+
+def by_hand(name: str, clean: Tensor, attacked: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """The objective, image by image and class by class, with the defaults of the configuration (w = 1/2, β = 6)."""
+    losses = []
+    for z, z_attacked, y in zip(clean, attacked, labels, strict=True):
+        log_p, log_q = z - z.exp().sum().log(), z_attacked - z_attacked.exp().sum().log()
+        target = [(1 - smoothing) * (k == y) + smoothing / CLASSES for k in range(CLASSES)]
+        on_clean = -sum(t * log for t, log in zip(target, log_p, strict=True))
+        on_attacked = -sum(t * log for t, log in zip(target, log_q, strict=True))
+        divergence = sum(a.exp() * (a - b) for a, b in zip(log_p, log_q, strict=True))
+        second = torch.stack([log_q[k].exp() for k in range(CLASSES) if k != y]).max()
+        losses.append(
+            {
+                "natural": on_clean,
+                "mixed": (on_clean + on_attacked) / 2,
+                "trades": on_clean + 6 * divergence,
+                "mart": -log_q[y] - (1 - second).log() + 6 * divergence * (1 - log_p[y].exp()),
+            }.get(name, on_attacked)
+        )
+    return sum(losses) / N  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_and_its_gradient_are_those_by_hand(name: ObjectiveName, smoothing: float) -> None:
+    if name == "mart" and smoothing:
+        with pytest.raises(ValidationError, match="label_smoothing is not defined for mart"):
+            ScheduleConfig(objective=name, label_smoothing=smoothing)
+        return
+    images, adversarial, labels = batch()
+    weight = loss_weight(ScheduleConfig(objective=name))
+    found = []
+    for loss_of in (
+        lambda c: torch.stack(list(OBJECTIVES[name](c, images, adversarial, labels, weight, smoothing))).sum(),
+        lambda c: by_hand(name, c.logits(images), c.logits(adversarial), labels, smoothing),
+    ):
+        used = classifier()
+        loss = loss_of(used)
+        found.append([loss, *torch.autograd.grad(loss, list(used._weights.values()))])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_needs_no_attack() -> None:
+    assert [name for name in OBJECTIVES if not needs_attack(ScheduleConfig(objective=name))] == ["natural"]
+    assert not needs_attack(ScheduleConfig(clean_weight=1))
+    assert needs_attack(ScheduleConfig(objective="trades", beta=1))
+
+
+@pytest.mark.parametrize("command", [train, compress])
+def test_the_option_offers_every_objective(command: click.Command) -> None:
+    (option,) = (parameter for parameter in command.params if "--objective" in parameter.opts)
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == tuple(OBJECTIVES) == get_args(ObjectiveName)
+
+
+@pytest.mark.parametrize("name", ["trades", "free"])
+def test_an_attack_with_a_loss_of_its_own_takes_no_other(name: str) -> None:
+    with pytest.raises(UsageError, match=f"compress.objective {name} has an attack loss of its own"):
+        build_config({"attack": {"loss": "margin"}, "compress": {"objective": name}})
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

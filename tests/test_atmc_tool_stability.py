@@ -216,6 +216,7 @@ def observed(robust: list[float], clean: list[float]) -> list[bool]:
         ([0.09, 0.04, 0.0, 0.0], [0.2, 0.3, 0.5, 0.6], []),  # nothing was there to fall
         ([0.5, 0.1, 0.1, 0.1], [0.9, 0.6, 0.6, 0.6], []),  # all is worse: no overfitting to the attack
         ([0.5, 0.1, 0.0, 0.4, 0.1, 0.1], [0.9] * 6, [2, 5]),  # a second collapse is said again
+        ([0.11, 0.0, 0.0], [0.2, 0.3, 0.5], []),  # a network that always says the same has the accuracy of chance
     ],
 )
 def test_a_collapse(robust: list[float], clean: list[float], epochs: list[int]) -> None:
@@ -232,7 +233,7 @@ def test_a_real_collapse_is_said(digits: DataSet, tmp_path: Path) -> None:
     robust = TrainConfig(max_steps=100)
     events, state = run(lambda net: Dense(net, robust), robust, digits, tmp_path / "robust", eps="0.2")
     assert warnings(events) == []
-    clean = TrainConfig(max_steps=60, lr=0.2, warmup=0.9, clean_weight=1)
+    clean = TrainConfig(max_steps=60, lr=0.3, warmup=0.9, clean_weight=1)
     events, _ = run(lambda net: Dense(net, clean), clean, digits, tmp_path / "clean", eps="0.2", start=state)
     assert len(warnings(events)) >= 1
     assert warnings(events)[0].startswith("catastrophic overfitting: robust accuracy on validation images fell from ")

@@ -25,6 +25,7 @@ from atmc_tool.errors import InputError
 from atmc_tool.methods.atmc import Atmc
 from atmc_tool.models import resolve_architecture
 from atmc_tool.threat_model import parse_threat_model
+from atmc_tool.training_attack import StepAttack
 from atmc_tool.training_step import Setup, loss_and_gradients
 
 CPU = torch.device("cpu")
@@ -62,7 +63,8 @@ def batch(n: int = 20) -> tuple[Tensor, Tensor]:
 def gradients(net: nn.Module, compute: Compute) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(2)
     weights = dict(net.named_parameters())
-    return loss_and_gradients(setup(net, compute), weights, *batch(), eps=EPS, weight=CLEAN)
+    attack = StepAttack("pgd", STEPS, STEP_SIZE)
+    return loss_and_gradients(setup(net, compute), weights, *batch(), eps=EPS, weight=CLEAN, attack=attack)
 
 
 @pytest.mark.parametrize("build", [digits_cnn, with_batch_norm])
@@ -164,7 +166,12 @@ HARD = {"factors": "uvc", "projection": "hard"}
 
 
 @pytest.mark.parametrize(
-    ("variant", "step"), [(LATENT, 0), (LATENT, 400), (LATENT, 900), (LATENT, 904), (HARD, 0), (HARD, 400), (HARD, 900)]
+    ("variant", "step"),
+    [
+        *((LATENT, 0), (LATENT, 400), (LATENT, 900), (LATENT, 904), (HARD, 0), (HARD, 400), (HARD, 900)),
+        *(({"objective": name}, 400) for name in ("natural", "pgd-at", "trades", "mart", "free", "fgsm-rs", "n-fgsm")),
+        ({"average": 0.9, "label_smoothing": 0.1}, 400),
+    ],
 )
 def test_a_step_never_waits_for_the_device(variant: dict[str, Any], step: int) -> None:
     """Tensors on `meta` have no values: whatever would bring one to the host, or need one to know a shape, raises.

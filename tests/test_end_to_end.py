@@ -61,7 +61,7 @@ def test_the_bare_command_verifies_what_the_run_knows(run: Path) -> None:
 @pytest.mark.parametrize("line", ["verify", "export --onnx --safetensors --overwrite", "inspect atmc-run"])
 def test_without_torch_installed(line: str, run: Path) -> None:
     environment = environment_without(("torch", "functorch"), run / "site")
-    failed = run_atmc("train --arch lenet --data digits --natural -o x.pt", run, environment)
+    failed = run_atmc("train --arch lenet --data digits --objective natural -o x.pt", run, environment)
     assert failed.code == 3
     assert "the package torch is not installed" in failed.error
     done = run_atmc(line, run, environment)

@@ -218,7 +218,7 @@ def _file(folder: Path, label: str, seed: int) -> Path:
 
 
 def _training(grid: Grid, start: Start, folder: Path, label: str, seed: int) -> Job:
-    own = {"train": {"natural": True}} if label == NATURAL else {}
+    own = {"train": {"objective": NATURAL}} if label == NATURAL else {}
     config = layered([*grid.shared(seed), own], _facts(start))
     output = _file(folder, label, seed)
     attacked = not config.train.natural and config.threat_model.parse() is not None

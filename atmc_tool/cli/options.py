@@ -151,8 +151,14 @@ def data(command: F) -> F:
 
 
 def schedule(section: str) -> Callable[[F], F]:
-    """`--epochs`, `--max-steps`, `--time-limit` of configuration section `section`."""
+    """`--objective`, `--epochs`, `--max-steps`, `--time-limit` of configuration section `section`."""
     return _join(
+        setting(
+            f"{section}.objective",
+            "--objective",
+            type=click.Choice(["natural", "mixed", "pgd-at", "trades", "mart", "free", "fgsm-rs", "n-fgsm"]),
+            help="What is trained for; default mixed: half clean, half under PGD.",
+        ),
         setting(f"{section}.epochs", "--epochs", type=click.IntRange(1), help="Passes over the training set."),
         setting(f"{section}.max_steps", "--max-steps", type=click.IntRange(1), help="Steps at most."),
         setting(f"{section}.time_limit", "--time-limit", type=DURATION, help="Time at most: 90s, 30m, 1.5h."),

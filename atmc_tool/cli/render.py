@@ -32,6 +32,7 @@ WIDE = 130  # columns; in a narrower terminal progress is words without a bar
 LABELS = {
     "validation_clean": "clean",
     "validation_robust": "robust",
+    "validation_single_step": "one step",
     "primal_residual": "primal",
     "dual_residual": "dual",
     "codebook_movement": "codebooks",

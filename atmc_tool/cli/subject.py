@@ -97,7 +97,7 @@ def training_setup(
     """
     network.load_state_dict(ranks.from_first(network.state_dict))
     most = -(-min(schedule.batch_size, len(data.train)) // ranks.size)
-    graphs = 1 if schedule.objective == "mixed" else 2
+    graphs = 2 if schedule.objective in ("trades", "mart") else 1
     own = ranks.together(
         lambda: select_compute(config.compute, network.to(device), data.image_shape, most, device, graphs=graphs)
     )

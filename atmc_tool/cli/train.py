@@ -12,7 +12,6 @@ from atmc_tool.cli.options import (
     network_and_data,
     new_or_old,
     schedule,
-    setting,
     verbosity,
 )
 from atmc_tool.errors import UsageError
@@ -31,14 +30,13 @@ SUFFIXES = (".pt", ".safetensors")
 @click.command("train", epilog="Example: atmc-tool train --data digits --arch digits-cnn --eps 0.1 -o model.pt")
 @click.option("-o", "--output", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
 @network_and_data
-@setting("train.natural", "--natural", is_flag=True, default=None, help="Train without attacks.")
 @schedule("train")
 @config_sources
 @new_or_old
 @as_json
 @verbosity
 def command(output: Path, resume: bool, overwrite: bool, as_json: bool) -> None:
-    """Train a dense network against PGD, or naturally.
+    """Train a dense network against attacks, or naturally.
 
     Checkpoints and metrics go to a folder beside the output: model.train for model.pt. Ctrl-C saves the state.
     """
@@ -94,7 +92,7 @@ def train_dense(config: "Config", output: Path, folder: "RunFolder", ranks: "Ran
 
     threat_model = config.threat_model.parse()
     if threat_model is None and not config.train.natural:
-        raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1, or --natural")
+        raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1, or --objective natural")
     device = ranks.together(lambda: select_device(config.device, ranks))
     data = ranks.together(lambda: load_configured(config))
     architecture = stated_architecture(config, data)

@@ -16,6 +16,7 @@ LARGEST, LAST_STEP = 1e30, 2**53  # a number beyond is damage and not drawn
 LABELS = {  # of the key of metrics.jsonl, where a figure has more than one line
     "validation_clean": "clean",
     "validation_robust": "robust (PGD)",
+    "validation_single_step": "robust (one step)",
     "primal_residual": "primal",
     "dual_residual": "dual",
 }
@@ -84,7 +85,7 @@ def figures(epochs: Sequence[Mapping[str, Any]], marks: Sequence[int] = ()) -> l
         Figure(
             "accuracy",
             "Accuracy on validation images",
-            series("validation_clean", "validation_robust"),
+            series("validation_clean", "validation_robust", "validation_single_step"),
             percent=True,
             marks=at,
         ),
