@@ -74,6 +74,8 @@ ObjectiveName = Literal["natural", "mixed", "pgd-at", "trades", "mart", "free", 
 class ScheduleConfig(_Section):
     """One training stage. SGD with momentum; learning rate: linear warm-up, then cosine to zero.
 
+    milestones:       shares of the schedule (of each of its parts) at which the learning rate falls to a tenth, in
+                      place of the cosine
     epochs:           None: ten epochs or a thousand steps, whichever is more
     max_steps:        stop the schedule after so many steps (the whole schedule shrinks to them)
     time_limit:       seconds of wall-clock time, final evaluation included; the schedule shrinks to fit
@@ -94,6 +96,7 @@ class ScheduleConfig(_Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1)
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     eps_warmup: float = Field(0.0, ge=0, le=1)
     objective: ObjectiveName = "mixed"
     clean_weight: float = Field(0.5, ge=0, le=1)

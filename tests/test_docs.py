@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from atmc_tool import errors
 from atmc_tool.cli import COMMANDS, group
 from atmc_tool.config import Config, build_config
-from atmc_tool.settings import recipes
+from atmc_tool.models import resolve_architecture
+from atmc_tool.settings import read_recipe, recipes
 from evaluators.policy import Policy, parse_policy
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -70,6 +71,14 @@ def test_every_setting_is_documented_with_its_default() -> None:
     documented = {code(key): yaml.safe_load(code(default)) for key, default, _ in rows(CONFIGURATION, "key")}
     expected = dict(defaults(Config())) | {f"policy.{name}": value for name, value in defaults(Policy())}
     assert documented == expected
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_preset_is_valid_and_names_a_network(name: str) -> None:
+    config = build_config(read_recipe(name))
+    if name != "published":
+        assert config.model.arch is not None
+        resolve_architecture(config.model.arch)
 
 
 def test_every_preset_is_documented() -> None:

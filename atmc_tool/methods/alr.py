@@ -16,7 +16,7 @@ from atmc_tool.budget import Budget, compressible, kept_for_bytes
 from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.factors import main_factor, to_compressed
-from atmc_tool.methods.method import one_cycle
+from atmc_tool.methods.method import learning_rate
 
 
 def entries(m: int, n: int, rank: int) -> int:
@@ -85,7 +85,7 @@ class Alr:
         return [*self._flat(), *self._rest.values()]
 
     def learning_rate(self, progress: float) -> float:
-        return one_cycle(self._config.lr, self._config.warmup, progress)
+        return learning_rate(self._config, self._config.lr, progress)
 
     def weights(self, progress: float) -> dict[str, Tensor]:  # noqa: ARG002
         return {**self._products(), **self._rest}

@@ -27,7 +27,7 @@ from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.factors import factorize, materialize, to_compressed
 from atmc_tool.methods.admm_search import AdmmSearch
-from atmc_tool.methods.method import one_cycle
+from atmc_tool.methods.method import learning_rate
 from atmc_tool.methods.parts import Part, part_at, parts
 from atmc_tool.methods.quantizer import BITS_UNTIL_CHOSEN, Quantizer
 from atmc_tool.methods.score_search import ScoreSearch
@@ -84,7 +84,7 @@ class Atmc:
 
     def learning_rate(self, progress: float) -> float:
         part = self._parts[part_at(self._parts, progress)]
-        return one_cycle(part.peak, self._config.warmup, part.position(progress))
+        return learning_rate(self._config, part.peak, part.position(progress))
 
     def _named(self, flat: list[Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
         tensors = iter(flat)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from atmc_tool.config import TrainConfig
-from atmc_tool.methods.method import one_cycle
+from atmc_tool.methods.method import learning_rate
 
 
 class Dense:
@@ -19,7 +19,7 @@ class Dense:
         return list(self._network.parameters())
 
     def learning_rate(self, progress: float) -> float:
-        return one_cycle(self._config.lr, self._config.warmup, progress)
+        return learning_rate(self._config, self._config.lr, progress)
 
     def weights(self, progress: float) -> dict[str, Tensor]:  # noqa: ARG002
         return dict(self._network.named_parameters())

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from atmc_tool.compressed import CompressedWeight
+from atmc_tool.config import ScheduleConfig
 
 
 class Method(Protocol):
@@ -68,11 +69,15 @@ class CompressionMethod(Method, Protocol):
         ...
 
 
-def one_cycle(peak: float, warmup: float, position: float) -> float:
-    """Learning rate at `position` in [0, 1]: linear from peak/25 over the first `warmup`, then a cosine to zero.
+def learning_rate(schedule: ScheduleConfig, peak: float, position: float) -> float:
+    """Learning rate at `position` in [0, 1] of a part of `schedule`: linear from peak/25 over the warm-up, then down.
 
-    Smith & Topin 2017 (arXiv:1708.07120), with a linear rise.
+    Down to zero by a cosine (Smith & Topin 2017, arXiv:1708.07120, with a linear rise), or, with milestones, to a tenth
+    at each of them.
     """
+    warmup = schedule.warmup
     if position < warmup:
         return peak * (1 / 25 + (24 / 25) * position / warmup)
+    if schedule.milestones:
+        return float(peak * 0.1 ** sum(position >= milestone for milestone in schedule.milestones))
     return peak * 0.5 * (1 + cos(pi * min(1.0, (position - warmup) / (1 - warmup))))
