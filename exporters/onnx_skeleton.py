@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -98,7 +99,10 @@ def _export(network: _Normalized, image_shape: Sequence[int]) -> ModelProto:
     # Two images: torch would take a batch of one for a constant.
     example = torch.zeros(2, *image_shape, device=network.example_device)
     batch = torch.export.Dim(BATCH)
-    captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
+    try:
+        captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
+    except (RuntimeError, ValueError) as error:
+        captured = _read_from_code(network, example, batch, error)
     program = torch.onnx.export(
         captured, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, optimize=False, verbose=False
     )
@@ -110,6 +114,20 @@ def _export(network: _Normalized, image_shape: Sequence[int]) -> ModelProto:
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _read_from_code(
+    network: _Normalized, example: Tensor, batch: Any, error: Exception
+) -> torch.export.ExportedProgram:
+    """Capture by reading the network's code instead of running it: len(x) is a plain number where code runs.
+
+    Raises:
+        Exception: `error`, for which running it failed, where this fails too.
+    """
+    try:
+        return torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=True)
+    except Exception:
+        raise error from None
 
 
 def _free_parameters(model: ir.Model, network: nn.Module) -> None:
