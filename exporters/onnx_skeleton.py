@@ -13,7 +13,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -101,8 +100,11 @@ def _export(network: _Normalized, image_shape: Sequence[int]) -> ModelProto:
     batch = torch.export.Dim(BATCH)
     try:
         captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
-    except (RuntimeError, ValueError) as error:
-        captured = _read_from_code(network, example, batch, error)
+    except Exception as error:
+        if not _fixes_the_batch(_chain(error)):
+            raise
+        # len(x) is a plain number where code is run; not where it is read
+        captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=True)
     program = torch.onnx.export(
         captured, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, optimize=False, verbose=False
     )
@@ -114,20 +116,6 @@ def _export(network: _Normalized, image_shape: Sequence[int]) -> ModelProto:
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
-
-
-def _read_from_code(
-    network: _Normalized, example: Tensor, batch: Any, error: Exception
-) -> torch.export.ExportedProgram:
-    """Capture by reading the network's code instead of running it: len(x) is a plain number where code runs.
-
-    Raises:
-        Exception: `error`, for which running it failed, where this fails too.
-    """
-    try:
-        return torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=True)
-    except Exception:
-        raise error from None
 
 
 def _free_parameters(model: ir.Model, network: nn.Module) -> None:
@@ -226,20 +214,30 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 def _reason(error: BaseException, network: nn.Module) -> str:
     """What stopped the export, as one line: the operator that ONNX lacks, or the place in the network and why."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    chain = _chain(error)
     messages = "\n".join(str(link) for link in chain)
     if operator := re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", messages):
         return f"ONNX has no operator for {operator[1]}"
-    if "Constraints violated" in messages:
+    if _fixes_the_batch(chain):
         return "its code fixes the batch size"
     if any("DataDependent" in type(link).__name__ or "data-dependent" in str(link) for link in chain):
         return f"its control flow depends on the values of the image{_place(error, network)}"
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {message.rstrip('.')}{_place(error, network)}"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The exception and all that led to it."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
+
+
+def _fixes_the_batch(chain: Sequence[BaseException]) -> bool:
+    return any("Constraints violated" in str(link) for link in chain)
 
 
 def _place(error: BaseException, network: nn.Module) -> str:

@@ -9,6 +9,7 @@ from atmc_tool.cli.start import Start
 from atmc_tool.cli.subject import arrays
 from atmc_tool.compressed import CompressedModel, CompressedWeight
 from atmc_tool.methods import compression_method, least_kept
+from atmc_tool.tied import own_state
 from atmc_tool.units import parse_size
 from exporters.atmc_file import describe, encode_model, encoded_bytes
 
@@ -78,7 +79,7 @@ def check_feasible(start: Start) -> Feasibility:
         assert config.keep is not None
         return Feasibility(start, Budget(kept_for_share(config.keep, total, minimum)), total, minimum)
     number, relative = parse_size(config.size)
-    dense = 4 * sum(tensor.numel() for tensor in start.network.state_dict().values())
+    dense = 4 * sum(tensor.numel() for tensor in own_state(start.network).values())
     limit = int(dense / number if relative else number)
 
     def size_of(weights: Mapping[str, CompressedWeight]) -> int:
@@ -97,6 +98,6 @@ def sketch(start: Start, kept: int) -> Mapping[str, CompressedWeight]:
 
 def _assemble(start: Start, weights: Mapping[str, CompressedWeight]) -> CompressedModel:
     """A model of the size that it will have; everything but `weights` as it is in the network right now."""
-    rest = {name: array for name, array in arrays(start.network.state_dict()).items() if name not in weights}
+    rest = {name: array for name, array in arrays(own_state(start.network)).items() if name not in weights}
     measured = {**METRICS_LIKE, "eps": start.threat_model.text}
     return CompressedModel(weights, rest, start.skeleton, start.manifest({"dense": measured, "compressed": measured}))

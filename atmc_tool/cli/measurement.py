@@ -13,6 +13,7 @@ from atmc_tool.config import EvaluationConfig
 from atmc_tool.data import DataSet, test_subset
 from atmc_tool.distributed import Ranks
 from atmc_tool.threat_model import ThreatModel
+from atmc_tool.tied import own_state
 from atmc_tool.torch_classifier import TorchClassifier
 from atmc_tool.training_step import Setup
 from evaluators.accuracy import images_digest
@@ -89,7 +90,7 @@ def predicted_seconds(setup: Setup, evaluation: EvaluationConfig, networks: int,
     chosen = test_subset(setup.data.test, min(evaluation.n, TIMED_IMAGES), SEED)
     images = torch.from_numpy(chosen.floats()).to(setup.device)
     labels = torch.from_numpy(chosen.labels).to(setup.device)
-    classifier = setup.classifier(setup.network.state_dict(), None)
+    classifier = setup.classifier(own_state(setup.network), None)
     setup.network.eval()
     for _ in range(2):  # the first one prepares
         started = time.monotonic()

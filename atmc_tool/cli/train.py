@@ -86,6 +86,7 @@ def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", 
     from atmc_tool.methods.dense import Dense
     from atmc_tool.model_card import ModelCard
     from atmc_tool.models.writing import write_model
+    from atmc_tool.tied import own_state
 
     threat_model = config.threat_model.parse()
     if threat_model is None and not config.train.natural:
@@ -102,7 +103,6 @@ def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", 
     attacked = None if config.train.natural else threat_model
     setup = training_setup(config, config.train, network, mean, std, device, data, attacked, ranks)
     run_training(config, "train", setup, Dense(network, config.train), folder, select=True, resume=resume)
-    state = network.state_dict()
     card = ModelCard(
         arch=architecture.name,
         image_shape=data.image_shape,
@@ -113,11 +113,21 @@ def _train(config: "Config", output: Path, folder: "RunFolder", ranks: "Ranks", 
         data=data.name,
         eps=threat_model.text if threat_model else None,
         seed=config.seed,
-        metrics=measure(network, state, mean, std, data, threat_model, config.evaluation, "the trained network", ranks),
+        metrics=measure(
+            network,
+            own_state(network),
+            mean,
+            std,
+            data,
+            threat_model,
+            config.evaluation,
+            "the trained network",
+            ranks,
+        ),
     )
     if ranks.first:
         remove_leftovers(output.parent, output.name)
-        write_model(output, state, card)
+        write_model(output, network.state_dict(), card)
         conclude(config, folder.path, trained_results(output, card))
     return card
 
