@@ -213,7 +213,13 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     attack = f"PGD-{dense['steps']}, worst of {dense['restarts']}, eps {dense['eps']}"
     rows = [
         [name, dense[key], compressed[key]]
-        for name, key in (("clean", "clean_accuracy"), (f"robust ({attack})", "robust_accuracy"))
+        for name, key in (
+            ("clean", "clean_accuracy"),
+            ("clean, mean over classes", "balanced_clean_accuracy"),
+            (f"robust ({attack})", "robust_accuracy"),
+            ("robust, mean over classes", "balanced_robust_accuracy"),
+        )
+        if key in dense
     ]
     show_table(f"Accuracy on {dense['n']} test images", ["accuracy", "dense", "compressed"], rows)
     factors = (

@@ -152,9 +152,13 @@ def _show(output: Path, card: "ModelCard", as_json: bool) -> None:
         return
     measured = card.metrics
     rows: list[list[object]] = [["clean accuracy", measured["clean_accuracy"]]]
+    if "balanced_clean_accuracy" in measured:
+        rows.append(["clean accuracy, mean over classes", measured["balanced_clean_accuracy"]])
     if "robust_accuracy" in measured:
         attack = f"PGD-{measured['steps']}, worst of {measured['restarts']}, eps {measured['eps']}"
         rows.append([f"robust accuracy ({attack})", measured["robust_accuracy"]])
+    if "balanced_robust_accuracy" in measured:
+        rows.append(["robust accuracy, mean over classes", measured["balanced_robust_accuracy"]])
     show_table(f"{card.arch} on {measured['n']} test images of {card.data}", ["measured", "value"], rows)
     arch = f" --arch {card.arch}" if is_callable_spec(card.arch) else ""
     show_line(f"{output} ({size:,} bytes)   next: atmc-tool compress {output}{arch}")

@@ -42,3 +42,8 @@ def test_subset(images: Images, n: int, seed: int = 0) -> Images:  # noqa: PT028
     if n < 1:
         raise UsageError("the number of test images is out of range", expected="at least 1", got=n)
     return images.take(permutation(len(images), seed)[:n])
+
+
+def test_labels(images: Images, n: int, seed: int = 0) -> NDArray[np.int64]:  # noqa: PT028
+    """The labels of `test_subset`."""
+    return images.labels[permutation(len(images), seed)[:n]]
