@@ -47,9 +47,7 @@ class TorchClassifier:
         if self._normalizes:
             images = (images - self._mean) / self._std
         if not self._weights:
-            channels_last = _runs_channels_last(self._network, self._given, images)
-            self._layout = _channels_last if channels_last else Tensor.contiguous
-            self._weights = {name: self._layout(weight) for name, weight in self._given.items()}
+            self._lay_out(images)
         images = self._layout(images)
         if self._dtype is None:
             logits: Tensor = functional_call(self._network, self._weights, (images,))
@@ -57,6 +55,11 @@ class TorchClassifier:
         with torch.autocast(images.device.type, self._dtype), FirstLayer(self._dtype):
             logits = functional_call(self._network, self._weights, (images,))
         return logits.float()
+
+    def _lay_out(self, images: Tensor) -> None:
+        channels_last = _runs_channels_last(self._network, self._given, images)
+        self._layout = _channels_last if channels_last else Tensor.contiguous
+        self._weights = {name: self._layout(weight) for name, weight in self._given.items()}
 
     def loss_gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:
         """Gradient (N, C, H, W) with respect to the images of the loss summed over the batch; see `Classifier`."""

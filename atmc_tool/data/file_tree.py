@@ -7,14 +7,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from atmc_tool.errors import InputError
 from atmc_tool.files import reading
 
-PARTS = ("train", "test")
+PARTS = ("train", "test", "val")
 MAX_TAR_BYTES = 2**28
 """Of an archive, before and after it is unzipped; CIFAR's are about 180 MB."""
 CHUNK = 2**20
@@ -29,28 +28,25 @@ class FileTree:
     read: Callable[[str], bytes]
 
 
-@contextmanager
-def open_tree(path: Path) -> Iterator[FileTree]:
+def open_tree(path: Path) -> FileTree:
     """The parts in a folder, or the files of a zip archive, in which one folder around everything is left out.
+
+    The archive stays open as long as the tree lives.
 
     Raises:
         InputError: not readable, or no zip archive.
     """
     try:
         if path.is_dir():
-            yield FileTree(path, dict(_walk(path)), lambda name: (path / name).read_bytes())
-            return
-        with zipfile.ZipFile(path) as archive:
-            entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
-            top = _common_folder(list(entries))
-            yield FileTree(
-                path,
-                {name.removeprefix(top): entry.file_size for name, entry in entries.items()},
-                lambda name: archive.read(entries[top + name]),
-            )
+            return FileTree(path, dict(_walk(path)), lambda name: (path / name).read_bytes())
+        archive = zipfile.ZipFile(path)
+        entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
     except (OSError, zipfile.BadZipFile) as error:
         kind = "folder" if path.is_dir() else "zip archive"
         raise InputError(f"{path} is no readable {kind}", got=f"{type(error).__name__}: {error}") from error
+    top = _common_folder(list(entries))
+    sizes = {name.removeprefix(top): entry.file_size for name, entry in entries.items()}
+    return FileTree(path, sizes, lambda name: archive.read(entries[top + name]))
 
 
 def flat_tree(path: Path) -> FileTree:
