@@ -89,14 +89,18 @@ def _unzipped(path: Path) -> bytes:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, int]]:
-    def fail(error: OSError) -> None:
-        raise error
-
     for part in filter(lambda part: (folder / part).is_dir(), PARTS):
-        for current, _, names in os.walk(folder / part, onerror=fail, followlinks=True):
-            for name in names:
-                file = Path(current, name)
-                yield file.relative_to(folder).as_posix(), file.stat().st_size
+        yield from _files(str(folder / part), f"{part}/")
+
+
+def _files(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """(path, bytes) of every file below `folder`. Plain strings: ImageNet has 1.3 million files."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
 def _common_folder(names: list[str]) -> str:

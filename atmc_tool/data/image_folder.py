@@ -1,7 +1,7 @@
 """Image files in `train|test/<class>/`, in a folder or in a zip archive of one."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -59,17 +59,18 @@ def _by_class(tree: FileTree, part: str) -> dict[str, list[str]]:
     """The image files of `part` by their class folder."""
     classes: dict[str, list[str]] = {}
     for name, size in tree.sizes.items():
-        path = PurePosixPath(name)
-        if path.parts[0] != part or path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        parts = name.split("/")
+        stem, dot, suffix = parts[-1].rpartition(".")
+        if parts[0] != part or not stem or stem.startswith(".") or f"{dot}{suffix.lower()}" not in SUFFIXES:
             continue
-        if len(path.parts) != 3:
-            what = "an image without a label" if len(path.parts) < 3 else "an image too deep"
+        if len(parts) != 3:
+            what = "an image without a label" if len(parts) < 3 else "an image too deep"
             raise InputError(f"{tree.where}: {what}", expected=f"{part}/<class>/<image>", got=name)
         if size > MAX_FILE_BYTES:
             raise InputError(
                 f"{tree.where}: {name} is too large", expected=f"at most {MAX_FILE_BYTES} bytes", got=f"{size} bytes"
             )
-        classes.setdefault(path.parts[1], []).append(name)
+        classes.setdefault(parts[1], []).append(name)
     if not classes:
         raise InputError(f"{tree.where} holds no images for {part}", expected=f"{part}/<class>/<image>")
     return classes
