@@ -4,9 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from atmc_tool.compressed import CompressedWeight
 from atmc_tool.errors import AtmcError, InfeasibleBudgetError
+
+_NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_LAYERS = (_ConvNd, nn.Linear)
 
 Measure = Callable[[Mapping[str, CompressedWeight]], int]
 
@@ -27,21 +32,36 @@ class Budget:
 def compressible(network: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
     """Parameters that are compressed, by name, and the reason for each other one.
 
-    Compressed are all floating-point parameters of two dimensions or more: weights of convolutions, linear layers
-    and embeddings. Biases and batch norm are not (as in arXiv:1902.03538).
+    Compressed are the weights of layers: all floating-point parameters of two dimensions or more but those of
+    normalisations, and those of a single row or column that are of no convolution or linear layer: class tokens,
+    position embeddings (1, tokens, dim), scales (channels, 1, 1). Biases and batch norm are not (as in
+    arXiv:1902.03538). One that has several names goes by the first.
     """
     chosen: dict[str, nn.Parameter] = {}
     left: dict[str, str] = {}
+    owners = dict(network.named_modules())
     for name, parameter in network.named_parameters():
-        if parameter.dim() < 2:
-            left[name] = "fewer than two dimensions (bias, normalisation)"
-        elif not parameter.is_floating_point():
-            left[name] = "not floating point"
-        else:
+        reason = _why_not(parameter, owners[name.rpartition(".")[0]])
+        if reason is None:
             chosen[name] = parameter
+        else:
+            left[name] = reason
     if not chosen:
         raise AtmcError("the network has no weight to compress", expected="a parameter of two dimensions or more")
     return chosen, left
+
+
+def _why_not(parameter: nn.Parameter, owner: nn.Module) -> str | None:
+    """Why `parameter` of the module `owner` is not compressed; None where it is."""
+    if isinstance(owner, _NORMALISATIONS):
+        return "normalisation"
+    if parameter.dim() < 2:
+        return "fewer than two dimensions (bias, scale)"
+    if not parameter.is_floating_point():
+        return "not floating point"
+    if not isinstance(owner, _LAYERS) and (parameter.shape[0] == 1 or parameter.shape[1:].numel() == 1):
+        return "one row or column, of no layer (token, position embedding, scale)"
+    return None
 
 
 def kept_for_share(keep: float, total: int, minimum: int) -> int:

@@ -27,12 +27,16 @@ class ModelConfig(_Section):
 
 
 class DataConfig(_Section):
-    """The data set. `validation` is the share split off the training set; `limit` caps images per part."""
+    """The data set. `validation` is the share split off the training set; `limit` caps images per part.
+
+    `image_size` makes the images of a folder or zip square and of one size.
+    """
 
     name: str | None = None
     dir: Path | None = None
     validation: float = Field(0.1, gt=0, lt=1)
     limit: int | None = Field(None, ge=20)
+    image_size: int | None = Field(None, ge=8, le=4096)
 
 
 class ThreatModelConfig(_Section):

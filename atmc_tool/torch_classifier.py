@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,9 @@ class TorchClassifier:
     """`network` run with `weights` in place of its own parameters, on images in [0, 1].
 
     The weights are materialised by the caller, once; a whole attack then runs on plain tensors. Convolutions run
-    channels-last, which is faster on the CPU (LeNet, batch 128, input gradient: 36 ms against 61 ms). Whether batch
-    norm and dropout run in training or evaluation mode is the network's own mode, set by the caller.
+    channels-last, which is faster on the CPU (LeNet, batch 128, input gradient: 36 ms against 61 ms), unless the
+    network's code does not: `x.view(len(x), -1)` can't flatten channels-last images. Whether batch norm and dropout
+    run in training or evaluation mode is the network's own mode, set by the caller.
 
     dtype: of convolutions and matrix products (autocast), such as bfloat16; None: that of the weights. Images, the
         layer that takes them, logits and gradients are float32 in any case
@@ -33,8 +35,9 @@ class TorchClassifier:
     ) -> None:
         self._network = network
         self._dtype = dtype
-        self._weights = {name: _channels_last(weight) for name, weight in weights.items()}
-        like = next(iter(self._weights.values()))
+        self._given = weights
+        self._weights: dict[str, Tensor] = {}  # in the layout in which they run; made when the first images come
+        like = next(iter(weights.values()))
         self._mean = _per_channel(tuple(mean), like.dtype, like.device)
         self._std = _per_channel(tuple(std), like.dtype, like.device)
         self._normalizes = bool(any(mean)) or any(s != 1 for s in std)
@@ -43,13 +46,20 @@ class TorchClassifier:
         """Logits (N, classes) of images (N, C, H, W), float32 in [0, 1]; differentiable in images and weights."""
         if self._normalizes:
             images = (images - self._mean) / self._std
-        images = _channels_last(images)
+        if not self._weights:
+            self._lay_out(images)
+        images = self._layout(images)
         if self._dtype is None:
             logits: Tensor = functional_call(self._network, self._weights, (images,))
             return logits
         with torch.autocast(images.device.type, self._dtype), FirstLayer(self._dtype):
             logits = functional_call(self._network, self._weights, (images,))
         return logits.float()
+
+    def _lay_out(self, images: Tensor) -> None:
+        channels_last = _runs_channels_last(self._network, self._given, images)
+        self._layout = _channels_last if channels_last else Tensor.contiguous
+        self._weights = {name: self._layout(weight) for name, weight in self._given.items()}
 
     def loss_gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:
         """Gradient (N, C, H, W) with respect to the images of the loss summed over the batch; see `Classifier`."""
@@ -61,6 +71,26 @@ class TorchClassifier:
             else:
                 total = margin(logits, labels).sum()
             return torch.autograd.grad(total, leaf)[0]
+
+
+_CHANNELS_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _runs_channels_last(network: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> bool:
+    """Whether the code of `network` runs on channels-last images; tried once, on two images, in evaluation mode."""
+    if network not in _CHANNELS_LAST:
+        modes = {module: module.training for module in network.modules()}
+        last = {name: _channels_last(weight) for name, weight in weights.items()}
+        with torch.no_grad(), torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
+            network.eval()
+            try:
+                functional_call(network, last, (_channels_last(images[:2]),))
+                _CHANNELS_LAST[network] = True
+            except RuntimeError:  # where there is more that is wrong, the caller's own run says so
+                _CHANNELS_LAST[network] = False
+        for module, training in modes.items():
+            module.training = training
+    return _CHANNELS_LAST[network]
 
 
 @lru_cache

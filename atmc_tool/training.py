@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atmc_tool.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from atmc_tool.config import ScheduleConfig
-from atmc_tool.data.loader import batches, device_images
+from atmc_tool.data.loader import batches, device_images, training_images
 from atmc_tool.errors import AtmcError, InputError, InterruptedRunError
 from atmc_tool.methods.method import Method
 from atmc_tool.metrics import METRICS, append_metrics, trim_metrics
@@ -119,7 +119,7 @@ class _Loop:
 
     def __post_init__(self) -> None:
         setup, schedule = self.setup, self.schedule
-        self.images, self.labels = device_images(setup.data.train, setup.device)
+        self.images, self.labels = training_images(setup.data.train, setup.device)
         self.validation = device_images(
             setup.data.validation.take(np.arange(min(VALIDATION_IMAGES, len(setup.data.validation)))), setup.device
         )

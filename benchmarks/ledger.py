@@ -25,7 +25,7 @@ from atmc_tool.torch_classifier import TorchClassifier
 STAGES: dict[tuple[Any, str], str] = {
     (training_step, "attacked"): "attack, rest",
     (TorchClassifier, "logits"): "forward",
-    (TorchClassifier, "__init__"): "materialising",
+    (TorchClassifier, "_lay_out"): "materialising",
     (Atmc, "weights"): "materialising",
     (Selection, "masks"): "projecting",
     (search, "straight_through_mask"): "projecting",

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atmc_tool.attacks.classifier import Classifier, correct
+from atmc_tool.class_balance import balanced_accuracy, class_counts, is_unbalanced
 from evaluators.gate import Check
 from evaluators.statistics import Proportion
 
@@ -42,7 +43,16 @@ def batched_logits(
 
 def accuracy(logits: NDArray[np.float32], labels: Labels) -> Proportion:
     """Share of samples whose largest logit is the label's."""
-    return Proportion(int(np.count_nonzero(correct(logits, labels))), len(labels))
+    return share(correct(logits, labels), labels)
+
+
+def share(right: NDArray[np.bool_], labels: Labels) -> Proportion:
+    """The samples that are `right`, bool (n,), of all; class by class as well where the classes are unbalanced."""
+    counts = class_counts(labels)
+    balanced = None
+    if is_unbalanced(counts):
+        balanced = balanced_accuracy(np.bincount(labels[right], minlength=len(counts)), counts)
+    return Proportion(int(np.count_nonzero(right)), len(labels), balanced)
 
 
 def check_logits(logits: NDArray[np.float32], n: int) -> Check:

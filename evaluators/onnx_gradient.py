@@ -9,7 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError
 from evaluators.onnx_graph import GraphBuilder, attributes, opset, reads
-from evaluators.onnx_rules import RULES
+from evaluators.onnx_rules import JOINS, RULES
 
 # Operators whose derivative is zero wherever it exists, and random ones that read a value for its shape alone.
 _FLAT = (
@@ -93,16 +93,18 @@ def _backward(graph: GraphBuilder, active: set[str], seed: str, logits: str, ima
     """The name of the gradient with respect to `image`, given `seed`, the gradient with respect to `logits`."""
     pending = {logits: seed}
     for node in reversed(graph.forward):
-        d = pending.pop(node.output[0], None)
-        if stray := [name for name in node.output[1:] if name in pending]:
-            raise AtmcError(f"no gradient through output {stray[0]!r} of the {_label(node)}")
-        if d is None or active.isdisjoint(node.output):
+        parts = [pending.pop(name, None) for name in node.output]
+        if active.isdisjoint(node.output) or not any(parts):
             continue
         rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if rule is None:
             raise AtmcError(
                 f"no gradient rule for the {_label(node)}", hint=f"there are rules for {', '.join(sorted(RULES))}"
             )
+        d = JOINS[node.op_type](graph, node, parts) if node.op_type in JOINS else parts[0]
+        if d is None or (node.op_type not in JOINS and any(parts[1:])):
+            stray = next(name for name, part in zip(node.output[1:], parts[1:], strict=True) if part)
+            raise AtmcError(f"no gradient through output {stray!r} of the {_label(node)}")
         for name in (*node.input[rule.n_inputs :], *(reads(node) - {*node.input})):
             if name in active:
                 raise AtmcError(f"no gradient through input {name!r} of the {_label(node)}")

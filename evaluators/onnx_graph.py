@@ -21,7 +21,7 @@ class GraphBuilder:
     def __init__(self, model: ModelProto) -> None:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
-        self.model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        self.model = _with_shapes(model)
         graph = self.model.graph
         self.forward = tuple(graph.node)
         self._infos = {info.name: info.type.tensor_type for info in _value_infos(graph)}
@@ -105,6 +105,22 @@ class GraphBuilder:
         if name not in self._values:
             raise AtmcError(f"{name!r} must be a constant of the graph", hint="simplify the graph before you export it")
         return numpy_helper.to_array(self._values[name])
+
+
+def _with_shapes(model: ModelProto) -> ModelProto:
+    """A copy of the model with all shapes that can be inferred.
+
+    onnx (1.23) infers none through GroupNormalization, which keeps the shape; so it is inferred through Identity.
+    """
+    simple = ModelProto()
+    simple.CopyFrom(model)
+    for node in simple.graph.node:
+        if node.op_type == "GroupNormalization":
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output))
+    inferred = onnx.shape_inference.infer_shapes(simple, data_prop=True)
+    del inferred.graph.node[:]
+    inferred.graph.node.extend(model.graph.node)
+    return inferred
 
 
 def opset(model: ModelProto) -> int:

@@ -8,6 +8,7 @@ from onnx import NodeProto
 
 from atmc_tool.errors import AtmcError
 from evaluators.onnx_graph import GraphBuilder, attributes
+from evaluators.onnx_product_rules import along_axis
 
 # onnxruntime's blocked convolution (NCHWc) is faster than ConvTranspose where channels fill its blocks.
 _BLOCK_IN, _BLOCK_OUT = 16, 8
@@ -155,3 +156,28 @@ def global_max_pool(graph: GraphBuilder, node: NodeProto, d: str) -> str:
     kernel = graph.sizes(x, range(2, len(graph.shape(x))))
     _, indices = graph.ops("MaxPool", x, n_outputs=2, kernel_shape=kernel)
     return _scatter_flat(graph, d, indices, x)
+
+
+def resize(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """Interpolation along an axis is a matrix, what the operator makes of the identity: d times its transpose."""
+    x, values = node.input[0], attributes(node)
+    crops = values.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    if len(graph.shape(x)) != 4 or crops or "axes" in values:
+        raise AtmcError(
+            f"no gradient rule for Resize {node.name!r}", hint="resize (N, C, H, W) to a size or by a scale"
+        )
+    by_scales = len(node.input) > 2 and bool(node.input[2])
+    for axis, (size, result) in enumerate(
+        zip(graph.sizes(x, (2, 3)), graph.sizes(node.output[0], (2, 3)), strict=True)
+    ):
+        identity = graph.floats(np.eye(size).reshape((1, size, size, 1) if axis == 0 else (1, size, 1, size)), x)
+        if by_scales:
+            factors = np.ones(4, np.float32)
+            factors[axis + 2] = graph.known(node.input[2])[axis + 2]
+            matrix = graph.op("Resize", identity, "", graph.constant(factors, np.float32), **values)
+        else:
+            shape = (1, size, result, 1) if axis == 0 else (1, size, 1, result)
+            matrix = graph.op("Resize", identity, "", "", graph.integers(shape), **values)
+        flat = graph.op("Reshape", matrix, graph.integers([size, result]))
+        d = along_axis(graph, flat, d, last=axis == 1)
+    return d

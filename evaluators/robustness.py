@@ -12,7 +12,7 @@ from atmc_tool.attacks.pgd import default_step_size
 from atmc_tool.attacks.square import square
 from atmc_tool.attacks.worst_case import excess
 from atmc_tool.errors import AtmcError, UsageError
-from evaluators.accuracy import Floats, Labels
+from evaluators.accuracy import Floats, Labels, share
 from evaluators.spread import Alone, Spread, spread_worst_case
 from evaluators.statistics import Proportion
 
@@ -56,6 +56,7 @@ class AttackResult:
     """One attack on the first m images.
 
     robust:      bool (m,), correct and not fooled
+    labels:      int64 (m,)
     adversarial: float32 (m, C, H, W), the images that decided it
     violations:  scored images outside the threat model; `largest` is the largest ‖x' − x‖∞ of the others
     """
@@ -63,6 +64,7 @@ class AttackResult:
     name: str
     parameters: Mapping[str, Any]
     robust: NDArray[np.bool_]
+    labels: Labels
     adversarial: Floats
     violations: int
     largest: float
@@ -70,7 +72,7 @@ class AttackResult:
     @property
     def accuracy(self) -> Proportion:
         """Accuracy under this attack alone."""
-        return Proportion(int(self.robust.sum()), len(self.robust))
+        return share(self.robust, self.labels)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays."""
@@ -102,7 +104,7 @@ class Robustness:
     @property
     def accuracy(self) -> Proportion | None:
         """The robust accuracy to release; None without a white-box attack."""
-        return None if self.robust is None else Proportion(int(self.robust.sum()), len(self.robust))
+        return None if self.robust is None else share(self.robust, self.white_box[0].labels)
 
 
 def attack(
@@ -176,7 +178,7 @@ def _pgd(
         "start": "uniform in the ball",
         "seed": settings.seed,
     }
-    return AttackResult(name, parameters, result.robust, result.adversarial, result.violations, result.largest)
+    return AttackResult(name, parameters, result.robust, labels, result.adversarial, result.violations, result.largest)
 
 
 def _square(
@@ -206,4 +208,4 @@ def _square(
         "seed": settings.seed,
         "batch_size": settings.batch_size,
     }
-    return AttackResult("square", parameters, robust, adversarial, *excess(images, adversarial, eps))
+    return AttackResult("square", parameters, robust, labels, adversarial, *excess(images, adversarial, eps))

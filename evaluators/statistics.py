@@ -18,10 +18,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Proportion:
-    """`successes` of `n` samples, n ≥ 1."""
+    """`successes` of `n` samples, n ≥ 1; `balanced`: the mean of the classes' shares, where classes are unbalanced."""
 
     successes: int
     n: int
+    balanced: float | None = None
 
     @property
     def value(self) -> float:
@@ -43,6 +44,7 @@ class Proportion:
         exact, score = self.clopper_pearson, self.wilson
         return {
             "accuracy": self.value,
+            **({} if self.balanced is None else {"balanced_accuracy": self.balanced}),
             "correct": self.successes,
             "n": self.n,
             "clopper_pearson_95": [exact.low, exact.high],

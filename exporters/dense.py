@@ -9,6 +9,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from atmc_tool.compressed import CompressedModel
+from atmc_tool.errors import InputError
 
 CARD_KEY = "atmc_tool"
 
@@ -19,15 +20,27 @@ def dense_safetensors(model: CompressedModel) -> bytes:
     Its metadata has one key, as `atmc_tool.models.safetensors_file` writes it: the model card and a digest of card
     and tensors; none where the network has no card. The same model gives the same bytes.
     """
-    state = model.state()
+    state = {**model.state(), **_further_names(model)}
     if "card" not in model.manifest:
         return safetensors.numpy.save(state)
     card = json.dumps(model.manifest["card"], separators=(",", ":"))
     return safetensors.numpy.save(state, {CARD_KEY: json.dumps({"card": card, "sha256": state_digest(state, card)})})
 
 
+def _further_names(model: CompressedModel) -> dict[str, NDArray[Any]]:
+    """Every further name of a tied tensor, as the state dict has it.
+
+    Raises:
+        InputError: the manifest names a tensor that is not there.
+    """
+    state, tied = model.state(), model.manifest.get("tied", {})
+    if not isinstance(tied, dict) or not all(isinstance(name, str) and name in state for name in tied.values()):
+        raise InputError("the list of tied tensors in the model is damaged", expected="name → name of a tensor")
+    return {name: state[first] for name, first in tied.items()}
+
+
 def dense_bytes(model: CompressedModel) -> int:
-    """Bytes of the dense network: 4 for every element of every entry of the state dict, whatever its type."""
+    """Bytes of the dense network: 4 for every element of every tensor of the state dict, whatever its type."""
     return 4 * sum(array.size for array in model.state().values())
 
 

@@ -98,7 +98,13 @@ def _export(network: _Normalized, image_shape: Sequence[int]) -> ModelProto:
     # Two images: torch would take a batch of one for a constant.
     example = torch.zeros(2, *image_shape, device=network.example_device)
     batch = torch.export.Dim(BATCH)
-    captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
+    try:
+        captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
+    except Exception as error:
+        if not _fixes_the_batch(_chain(error)):
+            raise
+        # len(x) is a plain number where code is run; not where it is read
+        captured = torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=True)
     program = torch.onnx.export(
         captured, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, optimize=False, verbose=False
     )
@@ -208,20 +214,30 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 def _reason(error: BaseException, network: nn.Module) -> str:
     """What stopped the export, as one line: the operator that ONNX lacks, or the place in the network and why."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
+    chain = _chain(error)
     messages = "\n".join(str(link) for link in chain)
     if operator := re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", messages):
         return f"ONNX has no operator for {operator[1]}"
-    if "Constraints violated" in messages:
+    if _fixes_the_batch(chain):
         return "its code fixes the batch size"
     if any("DataDependent" in type(link).__name__ or "data-dependent" in str(link) for link in chain):
         return f"its control flow depends on the values of the image{_place(error, network)}"
     message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {message.rstrip('.')}{_place(error, network)}"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The exception and all that led to it."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
+
+
+def _fixes_the_batch(chain: Sequence[BaseException]) -> bool:
+    return any("Constraints violated" in str(link) for link in chain)
 
 
 def _place(error: BaseException, network: nn.Module) -> str:

@@ -1,7 +1,9 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from atmc_tool.budget import compressible, kept_for_bytes, kept_for_share
 from atmc_tool.errors import AtmcError, InfeasibleBudgetError
@@ -12,7 +14,43 @@ def test_weights_are_compressed_and_the_rest_is_listed_with_a_reason() -> None:
     chosen, left = compressible(network)
     assert list(chosen) == ["0.weight", "3.weight"]
     assert set(left) == {"0.bias", "1.weight", "1.bias", "3.bias"}
-    assert all("dimension" in reason for reason in left.values())
+    assert {"fewer than two dimensions (bias, scale)", "normalisation"} == set(left.values())
+
+
+class Unusual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(8, 1, 7)
+        self.depthwise = nn.Conv2d(8, 8, 1, groups=8)
+        self.norm = nn.LayerNorm([8, 6, 6])
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+        self.position = nn.Parameter(torch.ones(1, 36, 8))
+        self.mixing = nn.Parameter(torch.ones(36, 8))
+        self.table = nn.Embedding(5, 8)
+        self.twin = nn.Linear(8, 5, bias=False)
+        self.twin.weight = self.table.weight
+        self.attention = nn.MultiheadAttention(8, 2, bias=False)
+        self.normed = weight_norm(nn.Conv2d(8, 8, 3, bias=False))
+
+
+def test_weights_are_told_from_tokens_positions_scales_and_normalisations() -> None:
+    chosen, left = compressible(Unusual())
+    assert set(chosen) == {
+        "gate.weight",
+        "depthwise.weight",
+        "mixing",
+        "table.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "normed.parametrizations.weight.original1",
+    }
+    one_row = "one row or column, of no layer (token, position embedding, scale)"
+    assert {name for name, reason in left.items() if reason == one_row} == {
+        "scale",
+        "position",
+        "normed.parametrizations.weight.original0",
+    }
+    assert left["norm.weight"] == "normalisation"
 
 
 def test_a_network_without_weights_is_refused() -> None:

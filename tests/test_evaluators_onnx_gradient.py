@@ -37,6 +37,7 @@ def wide(body: str, weight: NDArray[np.float32]) -> tuple[str, dict[str, Any]]:
 
 # operator → [(body that computes y from x, constants)]; x is (N, 4, 6, 6), its values on both sides of zero
 CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "Abs": [("y = Abs(x)", {})],
     "Add": [
         ("y = Add(x, c)", {"c": weights(4, 1, 1)}),
         ("s = Add(c, x)\ny = Transpose<perm=[1,0,2,3,4]>(s)", {"c": weights(2, 1, 4, 1, 6)}),
@@ -61,6 +62,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ),
     ],
     "Cast": [("d = Cast<to=11>(x)\ny = Cast<to=1>(d)", {})],
+    "Celu": [("y = Celu(x)", {}), ("y = Celu<alpha=0.3>(x)", {})],
     "Clip": [
         ("y = Clip(x, low, high)", {"low": np.float32(-0.2), "high": np.float32(0.1)}),
         ("y = Clip(x, , high)", {"high": np.float32(0.1)}),
@@ -102,6 +104,19 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("e = Add(x, two)\ny = Div(c, e)", {"c": weights(4, 1, 1), "two": np.float32(2)}),
         ("e = Add(x, two)\nm = ReduceMean(e, a)\ny = Div(x, m)", {"two": np.float32(2), "a": [1]}),
     ],
+    "Einsum": [
+        ('y = Einsum<equation="nchw,chk->nkw">(x, w)', {"w": weights(4, 6, 3)}),
+        ('y = Einsum<equation="nchw, nchv -> nvw">(x, x)', {}),
+        ('y = Einsum<equation="kw,nchw->nhk">(w, x)', {"w": weights(3, 6)}),
+        ('y = Einsum<equation="nchw->nwh">(x)', {}),
+        (
+            'm = ReduceMean<keepdims=0>(x, a)\ny = Einsum<equation="nch,c,nvh->nv">(m, w, m)',
+            {"a": [3], "w": weights(4)},
+        ),
+    ],
+    "Elu": [("y = Elu(x)", {}), ("y = Elu<alpha=0.5>(x)", {})],
+    "Erf": [("y = Erf(x)", {})],
+    "Exp": [("y = Exp(x)", {})],
     "Expand": [
         ("m = ReduceMean(x, a)\ny = Expand(m, to)", {"a": [2], "to": [1, 4, 7, 6]}),
         (
@@ -110,6 +125,22 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ),
     ],
     "Flatten": [("y = Flatten(x)", {}), ("e = Flatten<axis=-2>(x)\ny = Reshape(e, s)", {"s": [-1, 4, 36]})],
+    "Gather": [
+        ("y = Gather<axis=1>(x, i)", {"i": np.array(2)}),
+        ("y = Gather<axis=-1>(x, i)", {"i": [[0, 5, 5], [-1, 2, 0]]}),
+        ("f1 = Flatten(x)\ny = Gather<axis=1>(f1, i)", {"i": np.array([3, 143, 3], np.int32)}),
+    ],
+    "GatherND": [
+        (
+            "t = Transpose<perm=[1,0,2,3]>(x)\ng = GatherND(t, i)\ny = Transpose<perm=[1,0,2,3]>(g)",
+            {"i": [[1], [3], [1]]},
+        ),
+        (
+            "t = Transpose<perm=[3,2,0,1]>(x)\ng = GatherND(t, i)\ny = Transpose<perm=[1,0,2]>(g)",
+            {"i": [[1, 5], [0, -1]]},
+        ),
+    ],
+    "Gelu": [("y = Gelu(x)", {}), ('y = Gelu<approximate="tanh">(x)', {})],
     "Gemm": [
         ("g = Flatten(x)\ny = Gemm<alpha=0.5, beta=2.0>(g, w, b)", {"w": weights(144, 7), "b": weights(7)}),
         ("g = Flatten(x)\ny = Gemm<transB=1>(g, w)", {"w": weights(7, 144)}),
@@ -132,8 +163,23 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "GlobalAveragePool": [("y = GlobalAveragePool(x)", {})],
     "GlobalMaxPool": [("y = GlobalMaxPool(x)", {})],
+    "GroupNormalization": [
+        ("y = GroupNormalization<num_groups=2>(x, s, b)", {"s": weights(4), "b": weights(4)}),
+        ("y = GroupNormalization<num_groups=4, epsilon=0.1>(x, s, b)", {"s": weights(4), "b": weights(4)}),
+    ],
+    "HardSigmoid": [
+        ("y = HardSigmoid(x)", {}),
+        ("e = Mul(x, c)\ny = HardSigmoid<alpha=0.7, beta=0.3>(e)", {"c": np.float32(3)}),
+    ],
+    "HardSwish": [("e = Mul(x, c)\ny = HardSwish(e)", {"c": np.float32(9)})],
     "Identity": [("y = Identity(x)", {})],
+    "InstanceNormalization": [("y = InstanceNormalization<epsilon=0.01>(x, s, b)", {"s": weights(4), "b": weights(4)})],
+    "LayerNormalization": [
+        ("y = LayerNormalization(x, s, b)", {"s": weights(6), "b": weights(6)}),
+        ("y = LayerNormalization<axis=1, epsilon=0.1>(x, s)", {"s": weights(4, 6, 6)}),
+    ],
     "LeakyRelu": [("y = LeakyRelu<alpha=0.3>(x)", {}), ("y = LeakyRelu(x)", {}), ("y = LeakyRelu<alpha=-2.0>(x)", {})],
+    "Log": [("e = Mul(x, x)\np = Add(e, c)\ny = Log(p)", {"c": np.float32(0.1)})],
     "LogSoftmax": [("y = LogSoftmax<axis=1>(x)", {}), ("y = LogSoftmax(x)", {})],
     "MatMul": [
         ("g = Flatten(x)\ny = MatMul(g, w)", {"w": weights(144, 7)}),
@@ -141,6 +187,16 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("y = MatMul(w, x)", {"w": weights(4, 5, 6)}),
         ("t = Transpose<perm=[0,1,3,2]>(x)\ny = MatMul(x, t)", {}),
         ("m = ReduceMean(x, a)\ny = MatMul(x, m)", {"a": [1]}),
+        ("m = ReduceSum<keepdims=0>(x, a)\ny = MatMul(m, x)", {"a": [0, 1]}),
+        ("y = MatMul(x, w)", {"w": weights(6)}),
+        ("y = MatMul(w, x)", {"w": weights(6)}),
+        ("v = ReduceSum<keepdims=0>(x, a)\nm = MatMul(v, w)\ny = Add(x, m)", {"a": [0, 1, 2], "w": weights(6, 6)}),
+        ("v = ReduceSum<keepdims=0>(x, a)\ny = MatMul(x, v)", {"a": [0, 1, 2]}),
+        ("v = ReduceSum<keepdims=0>(x, a)\nm = MatMul(v, v)\ny = Mul(x, m)", {"a": [0, 1, 2]}),
+    ],
+    "Max": [
+        ("y = Max(x, low)", {"low": np.float32(-0.1)}),
+        ("n = Neg(x)\nm = ReduceMean(x, a)\ny = Max(m, x, n)", {"a": [1]}),
     ],
     "MaxPool": [
         ("y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x)", {}),
@@ -148,21 +204,42 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("y = MaxPool<kernel_shape=[3,2], dilations=[2,1], pads=[1,0,0,1]>(x)", {}),
         ('y = MaxPool<kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER">(x)', {}),
     ],
+    "Min": [("y = Min(x, c)", {"c": weights(4, 1, 6)}), ("m = ReduceMean(x, a)\ny = Min(m, x)", {"a": [2, 3]})],
+    "Mish": [("y = Mish(x)", {})],
     "Mul": [
         ("y = Mul(x, c)", {"c": weights(4, 1, 1)}),
         ("y = Mul(x, x)", {}),
         ("m = ReduceMean(x, a)\ny = Mul(m, x)", {"a": [2, 3]}),
     ],
+    "Neg": [("y = Neg(x)", {})],
+    "PRelu": [("y = PRelu(x, s)", {"s": weights(4, 1, 1)}), ("y = PRelu(x, s)", {"s": weights(1)})],
     "Pad": [
         ("y = Pad(x, p)", {"p": [0, 2, 0, 1, 0, 1, 3, 0]}),
         ("y = Pad(x, p, v)", {"p": [0, 0, 1, 1, 0, 0, 2, 0], "v": np.float32(3)}),
         ("y = Pad(x, p, , a)", {"p": [1, 2], "a": [1]}),
+        ('y = Pad<mode="reflect">(x, p)', {"p": [0, 0, 2, 1, 0, 0, 1, 3]}),
+        ('y = Pad<mode="edge">(x, p)', {"p": [0, 0, 0, 2, 0, 0, 3, 0]}),
+        ('y = Pad<mode="wrap">(x, p)', {"p": [0, 0, 1, 1, 0, 0, 1, 1]}),
+        ('l = Reshape(x, flat)\ny = Pad<mode="reflect">(l, p)', {"flat": [0, 4, 36], "p": [0, 0, 2, 0, 0, 3]}),
     ],
+    "Pow": [
+        ("y = Pow(x, p)", {"p": np.array(3, np.int64)}),
+        ("e = Exp(x)\ny = Pow(e, p)", {"p": np.float32(-0.5)}),
+        ("e = Exp(x)\nm = ReduceMean(e, a)\ny = Pow(m, p)", {"a": [2, 3], "p": weights(4, 1, 6)}),
+    ],
+    "Reciprocal": [("e = Exp(x)\ny = Reciprocal(e)", {})],
+    "ReduceL2": [("y = ReduceL2(x, a)", {"a": [1]}), ("y = ReduceL2<keepdims=0>(x, a)", {"a": [2, 3]})],
+    "ReduceLogSumExp": [
+        ("y = ReduceLogSumExp(x, a)", {"a": [-1]}),
+        ("y = ReduceLogSumExp<keepdims=0>(x, a)", {"a": [1, 2]}),
+    ],
+    "ReduceMax": [("y = ReduceMax(x, a)", {"a": [1]}), ("y = ReduceMax<keepdims=0>(x, a)", {"a": [2, 3]})],
     "ReduceMean": [
         ("y = ReduceMean<keepdims=0>(x, a)", {"a": [2, 3]}),
         ("y = ReduceMean<keepdims=0>(x, a)", {"a": [-3]}),
         ("y = ReduceMean<keepdims=1, noop_with_empty_axes=1>(x)", {}),
     ],
+    "ReduceMin": [("y = ReduceMin<keepdims=0>(x, a)", {"a": [3]})],
     "ReduceSum": [
         ("y = ReduceSum(x, a)", {"a": [1]}),
         ("y = ReduceSum<keepdims=0>(x, a)", {"a": [1, -1]}),
@@ -172,6 +249,12 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("y = Reshape(x, s)", {"s": [0, 2, -1, 4]}),
         ("n = Shape<start=0, end=1>(x)\ns = Concat<axis=0>(n, rest)\ny = Reshape(x, s)", {"rest": [9, 16]}),
     ],
+    "Resize": [
+        ("y = Resize(x, , s)", {"s": np.array([1, 1, 2, 1.5], np.float32)}),
+        ('y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , , t)', {"t": [3, 4, 9, 4]}),
+        ('y = Resize<mode="cubic">(x, , s)', {"s": np.array([1, 1, 0.7, 2.5], np.float32)}),
+    ],
+    "Selu": [("y = Selu(x)", {}), ("y = Selu<alpha=0.5, gamma=2.0>(x)", {})],
     "Sigmoid": [("y = Sigmoid(x)", {})],
     "Slice": [
         ("y = Slice(x, i, j)", {"i": [0, 1], "j": [3, 3]}),
@@ -184,11 +267,25 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("i = Sub(j, one)\ny = Slice(x, i, j, a)", {"j": [3], "one": [1], "a": [2]}),
     ],
     "Softmax": [("y = Softmax<axis=1>(x)", {}), ("y = Softmax(x)", {})],
+    "Softplus": [("y = Softplus(x)", {})],
+    "Split": [
+        ("a, b = Split<axis=1, num_outputs=2>(x)\ny = Mul(a, b)", {}),
+        ("a, b, c = Split<axis=-1>(x, n)\ny = Mul(c, a)", {"n": [1, 4, 1]}),
+    ],
+    "Sqrt": [("e = Exp(x)\ny = Sqrt(e)", {})],
     "Squeeze": [("m = ReduceMean(x, a)\ny = Squeeze(m, a)", {"a": [2]})],
     "Sub": [("y = Sub(c, x)", {"c": weights(6)}), ("m = ReduceMean(x, a)\ny = Sub(x, m)", {"a": [1, 2, 3]})],
     "Tanh": [("y = Tanh(x)", {})],
+    "Tile": [
+        ("y = Tile(x, n)", {"n": [1, 2, 1, 3]}),
+        ("t = Transpose<perm=[1,0,2,3]>(x)\nr = Tile(t, n)\ny = Transpose<perm=[1,0,2,3]>(r)", {"n": [2, 1, 3, 1]}),
+    ],
     "Transpose": [("y = Transpose<perm=[0,2,3,1]>(x)", {}), ("t = Transpose(x)\ny = Transpose<perm=[3,1,0,2]>(t)", {})],
     "Unsqueeze": [("y = Unsqueeze(x, a)", {"a": [1, -1]})],
+    "Where": [
+        ("p = Greater(x, c)\ny = Where(p, x, c)", {"c": weights(6, 1)}),
+        ("e = Mul(x, x)\np = Less(x, c)\nm = ReduceMean(x, a)\ny = Where(p, m, e)", {"c": weights(4, 1, 1), "a": [1]}),
+    ],
 }
 PARAMETERS = [
     pytest.param(operator, body, constants, id=f"{operator}-{i}")
@@ -454,7 +551,7 @@ def test_local_functions_are_inlined() -> None:
 @pytest.mark.parametrize(
     ("body", "constants", "named"),
     [
-        ("y = Erf(x)", {}, "Erf"),
+        ("y = CumSum(x, a)", {"a": np.array(1)}, "CumSum"),
         ("d, ds, dz = DynamicQuantizeLinear(x)\ny = Cast<to=1>(d)", {}, "DynamicQuantizeLinear"),
         ("m = ReduceMean<keepdims=0>(x, a)\nw = Reshape(m, s)\ny = Conv(x, w)", {"a": [0], "s": [1, 4, 6, 6]}, "'w'"),
         (
@@ -463,14 +560,22 @@ def test_local_functions_are_inlined() -> None:
             {"yes": np.array(True)},
             "If",
         ),
-        ('y = Pad<mode="reflect">(x, p)', {"p": [0, 0, 1, 1, 0, 0, 1, 1]}, "reflect"),
-        ("v = ReduceMean<keepdims=0>(x, a)\ny = MatMul(v, w)", {"a": [1, 2], "w": weights(6)}, "vector"),
+        ('y = Pad<mode="reflect">(x, p)', {"p": [0, 1, 1, 1, 0, 0, 1, 1]}, "reflect"),
+        ('y = Einsum<equation="nchh->nc">(x)', {}, "nchh->nc"),
+        ('m = ReduceMean(x, a)\ny = Einsum<equation="nchw,nchw->nw">(m, x)', {"a": [1]}, "Einsum"),
+        ("y = GatherND<batch_dims=1>(x, i)", {"i": [[0], [1], [2]]}, "batch_dims"),
+        ("y = Resize<axes=[2,3]>(x, , , t)", {"t": [3, 3]}, "Resize"),
         (
             "y, m2, v2 = BatchNormalization<training_mode=1>(x, o, z, z, o)",
             {"o": weights(4), "z": weights(4)},
             "training",
         ),
-        ("a, b = Split<axis=1, num_outputs=2>(x)\ny = Add(a, b)", {}, "Split"),
+        ("t, i = TopK(x, k)\ny = Identity(t)", {"k": [2]}, "TopK"),
+        (
+            "l, m = MaxPool<kernel_shape=[2,2]>(x)\nn, i, j = LayerNormalization(x, s)\ny = Concat<axis=3>(n, j)",
+            {"s": weights(6)},
+            "'j'",
+        ),
     ],
 )
 def test_what_has_no_rule_is_named(body: str, constants: dict[str, Any], named: str) -> None:

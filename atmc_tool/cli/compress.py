@@ -1,5 +1,6 @@
 """`atmc-tool compress`: a trained network under a budget, as model.atmc in a run folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from atmc_tool.cli.start import Start
     from atmc_tool.compressed import CompressedModel
     from atmc_tool.distributed import Ranks
+
+
+NAMED = 6  # parameters of a kind that are named at the end; --dry-run and --json name all
 
 
 @click.command("compress", epilog="Example: atmc-tool compress model.pt --keep 0.05 --bits 4")
@@ -123,6 +127,7 @@ def run_compression(
     """
     import torch
 
+    from atmc_tool.budget import compressible
     from atmc_tool.cli.measurement import measure
     from atmc_tool.cli.start import copied
     from atmc_tool.cli.subject import arrays, conclude, run_training, training_setup
@@ -130,6 +135,7 @@ def run_compression(
     from atmc_tool.devices import select_device
     from atmc_tool.files import write_atomic
     from atmc_tool.methods import compression_method
+    from atmc_tool.tied import own_state
     from evaluators.report.run_report import Results
     from exporters.atmc_file import encode_model
 
@@ -137,11 +143,11 @@ def run_compression(
     device = select_device(config.device, ranks)
     attacked = None if config.compress.natural else start.threat_model
     setup = training_setup(config, config.compress, network, card.mean, card.std, device, data, attacked, ranks)
-    dense = copied(network.state_dict(), device)
+    dense = copied(own_state(network), device)
     method = compression_method(network, config.compress, feasibility.budget, card.image_shape)
     run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)
     weights = method.compressed()
-    rest = {name: array for name, array in arrays(network.state_dict()).items() if name not in weights}
+    rest = {name: array for name, array in arrays(own_state(network)).items() if name not in weights}
     model = CompressedModel(weights, rest, start.skeleton, {})
     shipped = {name: torch.from_numpy(array).to(device) for name, array in model.state().items()}
     states = {"dense": dense, "compressed": shipped}
@@ -164,7 +170,7 @@ def run_compression(
     model = CompressedModel(weights, rest, start.skeleton, start.manifest(metrics))
     content = encode_model(model)
     write_atomic(folder.model, content)
-    report = _report(model, content, folder)
+    report = _report(model, content, folder, compressible(network)[1])
     kept = (report["kept"]["total"], report["kept"]["weights"])
     conclude(config, folder.path, Results(report["sizes"], report["metrics"], kept))
     return report
@@ -183,7 +189,9 @@ def sizes(model: "CompressedModel", content: bytes) -> dict[str, int]:
     }
 
 
-def _report(model: "CompressedModel", content: bytes, folder: "RunFolder") -> dict[str, Any]:
+def _report(
+    model: "CompressedModel", content: bytes, folder: "RunFolder", not_compressed: Mapping[str, str]
+) -> dict[str, Any]:
     from atmc_tool.files import sha256
     from exporters.atmc_file import describe
 
@@ -197,6 +205,7 @@ def _report(model: "CompressedModel", content: bytes, folder: "RunFolder") -> di
         "model": {"path": str(folder.model), "bytes": len(content), "sha256": sha256(content)},
         "sizes": sizes(model, content),
         "kept": {**kept, "total": totals["kept"], "weights": totals["weights"], "share": totals["density"]},
+        "not_compressed": dict(not_compressed),
         "factors": model.manifest["config"]["compress"]["factors"],
         "metrics": model.manifest["metrics"],
     }
@@ -218,13 +227,25 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     attack = f"PGD-{dense['steps']}, worst of {dense['restarts']}, eps {dense['eps']}"
     rows = [
         [name, dense[key], compressed[key]]
-        for name, key in (("clean", "clean_accuracy"), (f"robust ({attack})", "robust_accuracy"))
+        for name, key in (
+            ("clean", "clean_accuracy"),
+            ("clean, mean over classes", "balanced_clean_accuracy"),
+            (f"robust ({attack})", "robust_accuracy"),
+            ("robust, mean over classes", "balanced_robust_accuracy"),
+        )
+        if key in dense
     ]
     show_table(f"Accuracy on {dense['n']} test images", ["accuracy", "dense", "compressed"], rows)
     factors = (
         ": " + ", ".join(f"{name} {kept[name]:,}" for name in ("U", "V", "C")) if report["factors"] != "none" else ""
     )
     show_line(f"kept {kept['total']:,} of {kept['weights']:,} weights ({kept['share']:.2%}){factors}")
+    left: dict[str, list[str]] = {}
+    for name, reason in report["not_compressed"].items():
+        left.setdefault(reason, []).append(name)
+    for reason, names in left.items():
+        more = f" and {len(names) - NAMED} more (--json names all)" if len(names) > NAMED else ""
+        show_line(f"not compressed, {reason}: {', '.join(names[:NAMED])}{more}")
     show_line(f"{report['model']['path']}   next: atmc-tool export --onnx, then atmc-tool verify")
 
 
@@ -251,4 +272,14 @@ def _show_plan(feasibility: "Feasibility", as_json: bool) -> None:
             for name, shape in table["layers"].items()
         ],
     )
-    show_line(f"not compressed: {', '.join(table['not_compressed']) or 'nothing'}")
+    _show_not_compressed(table["not_compressed"])
+
+
+def _show_not_compressed(reasons: Mapping[str, str]) -> None:
+    """The parameters that stay as they are, with the reason of each."""
+    from atmc_tool.cli.render import show_line, show_table
+
+    if not reasons:
+        show_line("not compressed: nothing")
+        return
+    show_table("Not compressed", ["parameter", "why"], list(reasons.items()), figures=False)

@@ -26,5 +26,6 @@ def load_configured(config: Config) -> DataSet:
             seed=config.seed,
             validation=wanted.validation,
             limit=wanted.limit,
+            image_size=wanted.image_size,
             progress=progress,
         )

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from atmc_tool.budget import Budget, compressible, kept_for_bytes, kept_for_share
+from atmc_tool.class_balance import class_counts, is_unbalanced
+from atmc_tool.cli.measurement import SEED
 from atmc_tool.cli.start import Start
 from atmc_tool.cli.subject import arrays
 from atmc_tool.compressed import CompressedModel, CompressedWeight
+from atmc_tool.data import test_labels
 from atmc_tool.methods import compression_method, least_kept
+from atmc_tool.tied import own_state
 from atmc_tool.units import parse_size
 from exporters.atmc_file import describe, encode_model, encoded_bytes
 
@@ -25,6 +29,7 @@ METRICS_LIKE = {
     "restarts": 10,
     "seed": 0,
 }
+BALANCED_LIKE = {"balanced_clean_accuracy": 0.9683741520934871, "balanced_robust_accuracy": 0.8317265498120643}
 RESERVED_BYTES = 64
 
 
@@ -89,7 +94,7 @@ def check_feasible(start: Start) -> Feasibility:
         assert config.keep is not None
         return Feasibility(start, Budget(kept_for_share(config.keep, total, minimum)), total, minimum)
     number, relative = parse_size(size)
-    dense = 4 * sum(tensor.numel() for tensor in start.network.state_dict().values())
+    dense = 4 * sum(tensor.numel() for tensor in own_state(start.network).values())
     limit = int(dense / number if relative else number)
 
     def size_of(weights: Mapping[str, CompressedWeight]) -> int:
@@ -110,6 +115,8 @@ def sketch(start: Start, kept: int) -> Mapping[str, CompressedWeight]:
 
 def _assemble(start: Start, weights: Mapping[str, CompressedWeight]) -> CompressedModel:
     """A model of the size that it will have; everything but `weights` as it is in the network right now."""
-    rest = {name: array for name, array in arrays(start.network.state_dict()).items() if name not in weights}
-    measured = {**METRICS_LIKE, "eps": start.threat_model.text}
+    rest = {name: array for name, array in arrays(own_state(start.network)).items() if name not in weights}
+    labels = test_labels(start.data.test, start.config.evaluation.n, SEED)
+    balanced = BALANCED_LIKE if is_unbalanced(class_counts(labels)) else {}
+    measured = {**METRICS_LIKE, **balanced, "eps": start.threat_model.text}
     return CompressedModel(weights, rest, start.skeleton, start.manifest({"dense": measured, "compressed": measured}))

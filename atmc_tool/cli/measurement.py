@@ -4,15 +4,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from atmc_tool.attacks.worst_case import worst_case
+from atmc_tool.class_balance import balanced_accuracy, class_counts, is_unbalanced
 from atmc_tool.cli.render import counted
 from atmc_tool.config import EvaluationConfig
 from atmc_tool.data import DataSet, test_subset
 from atmc_tool.distributed import Ranks
 from atmc_tool.threat_model import ThreatModel
+from atmc_tool.tied import own_state
 from atmc_tool.torch_classifier import TorchClassifier
 from atmc_tool.training_step import Setup
 from evaluators.accuracy import images_digest
@@ -36,6 +39,8 @@ def measure(
 ) -> dict[str, Any]:
     """Clean accuracy and accuracy under PGD, worst of the restarts, of `network` with the tensors of `state`.
 
+    Where the classes of the images are unbalanced, also the means of the classes' accuracies.
+
     The tensors' device is where it runs. Without a threat model only clean accuracy is measured. Each rank attacks its
     share of the images. Progress is shown under `name`.
     """
@@ -45,7 +50,8 @@ def measure(
     device = next(iter(state.values())).device
     n = len(chosen)
     share = ranks.share(n)
-    counts = torch.zeros(2)
+    counts = class_counts(chosen.labels)
+    found = torch.zeros(2, len(counts), dtype=torch.int64)  # images of each class that are right: clean, attacked
     if share.start < share.stop:
         with counted(f"measuring {name}") as progress:
             result = worst_case(
@@ -59,18 +65,24 @@ def measure(
                 first_index=share.start,
                 progress=progress,
             )
-        counts = torch.tensor([float(result.correct.sum()), float(result.robust.sum())])
-    ranks.add_up([counts])
-    correct, robust = counts.tolist()
+        for row, right in enumerate((result.correct, result.robust)):
+            found[row] += torch.from_numpy(
+                np.bincount(chosen.labels[share][right.cpu().numpy()], minlength=len(counts))
+            )
+    ranks.add_up([found])
+    correct, robust = found.numpy()
+    unbalanced = is_unbalanced(counts)
     facts: dict[str, Any] = {
-        "clean_accuracy": correct / n,
+        "clean_accuracy": float(correct.sum()) / n,
+        **({"balanced_clean_accuracy": balanced_accuracy(correct, counts)} if unbalanced else {}),
         "n": n,
         "split": "test",
         "images_sha256": images_digest(chosen.images, chosen.labels),
     }
     if threat_model is not None:
         facts |= {
-            "robust_accuracy": robust / n,
+            "robust_accuracy": float(robust.sum()) / n,
+            **({"balanced_robust_accuracy": balanced_accuracy(robust, counts)} if unbalanced else {}),
             "norm": threat_model.norm,
             "eps": threat_model.text,
             "attack": "pgd",
@@ -89,7 +101,7 @@ def predicted_seconds(setup: Setup, evaluation: EvaluationConfig, networks: int,
     chosen = test_subset(setup.data.test, min(evaluation.n, TIMED_IMAGES), SEED)
     images = torch.from_numpy(chosen.floats()).to(setup.device)
     labels = torch.from_numpy(chosen.labels).to(setup.device)
-    classifier = setup.classifier(setup.network.state_dict(), None)
+    classifier = setup.classifier(own_state(setup.network), None)
     setup.network.eval()
     for _ in range(2):  # the first one prepares
         started = time.monotonic()

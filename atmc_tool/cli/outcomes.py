@@ -21,6 +21,7 @@ from atmc_tool.grid import DENSE
 from atmc_tool.machine import machine
 from atmc_tool.metrics import METRICS, read_metrics
 from atmc_tool.models.reading import read_model
+from atmc_tool.tied import own_state
 from evaluators.comparison import Outcome, Run, points, to_csv
 from evaluators.report.comparison_report import Comparison, comparison_figure, comparison_report
 from exporters.atmc_file import LIMITS, describe, read_atmc
@@ -76,7 +77,7 @@ def given_dense(plan: Plan) -> Run:
     """The given dense network, measured as all runs are."""
     start, seed = plan.start, plan.grid.seeds[0]
     device = select_device(start.config.device, Ranks())
-    state = copied(start.network.state_dict(), device)
+    state = copied(own_state(start.network), device)
     start.network.to(device)
     mean, std, data = start.card.mean, start.card.std, start.data
     evaluation = start.config.evaluation
@@ -87,7 +88,7 @@ def given_dense(plan: Plan) -> Run:
 
 def _dense_outcome(start: Start, metrics: Mapping[str, Any], seconds: float | None, file: Path) -> Outcome:
     weights = sum(weight.numel() for weight in compressible(start.network)[0].values())
-    size = 4 * sum(tensor.numel() for tensor in start.network.state_dict().values())
+    size = 4 * sum(tensor.numel() for tensor in own_state(start.network).values())
     return Outcome(weights, weights, size, size, size, seconds=seconds, **_measured(metrics, file))
 
 

@@ -23,6 +23,7 @@ from atmc_tool.models.reading import choose_architecture, fitted_network, read_m
 from atmc_tool.settings import merge
 from atmc_tool.structure_names import parse_n_of_m
 from atmc_tool.threat_model import ThreatModel
+from atmc_tool.tied import tied
 from evaluators.onnx_gradient import differentiate
 from evaluators.policy import parse_policy
 from exporters.onnx_skeleton import trace_skeleton
@@ -52,6 +53,7 @@ class Start:
     def manifest(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The manifest of the compressed network."""
         config = {key: value for key, value in portable(self.config).items() if key != "train"}
+        others = tied(self.network)
         return {
             "card": self.card.model_dump(mode="json"),
             "config": config,
@@ -59,6 +61,7 @@ class Start:
             "digests": {"model": self.digest, "data": self.data.digest},
             "policy": config["policy"],
             "metrics": dict(metrics),
+            **({"tied": others} if others else {}),
         }
 
 

@@ -35,7 +35,7 @@ from evaluators.report.run_report import Results
 
 MOST_BESIDE_TRAINING = 0.8  # of a time limit
 WRITING_SECONDS = 3.0  # for files and the report at the end
-ACCURACIES = ("clean_accuracy", "robust_accuracy")
+ACCURACIES = ("clean_accuracy", "robust_accuracy", "balanced_clean_accuracy", "balanced_robust_accuracy")
 VERSIONED = ("torch", "numpy", "onnx", "onnxscript")
 
 

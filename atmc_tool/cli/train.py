@@ -89,6 +89,7 @@ def train_dense(config: "Config", output: Path, folder: "RunFolder", ranks: "Ran
     from atmc_tool.methods.dense import Dense
     from atmc_tool.model_card import ModelCard
     from atmc_tool.models.writing import write_model
+    from atmc_tool.tied import own_state
 
     threat_model = config.threat_model.parse()
     if threat_model is None and not config.train.natural:
@@ -105,7 +106,6 @@ def train_dense(config: "Config", output: Path, folder: "RunFolder", ranks: "Ran
     attacked = None if config.train.natural else threat_model
     setup = training_setup(config, config.train, network, mean, std, device, data, attacked, ranks)
     run_training(config, "train", setup, Dense(network, config.train), folder, select=True, resume=resume)
-    state = network.state_dict()
     card = ModelCard(
         arch=architecture.name,
         image_shape=data.image_shape,
@@ -116,11 +116,21 @@ def train_dense(config: "Config", output: Path, folder: "RunFolder", ranks: "Ran
         data=data.name,
         eps=threat_model.text if threat_model else None,
         seed=config.seed,
-        metrics=measure(network, state, mean, std, data, threat_model, config.evaluation, "the trained network", ranks),
+        metrics=measure(
+            network,
+            own_state(network),
+            mean,
+            std,
+            data,
+            threat_model,
+            config.evaluation,
+            "the trained network",
+            ranks,
+        ),
     )
     if ranks.first:
         remove_leftovers(output.parent, output.name)
-        write_model(output, state, card)
+        write_model(output, network.state_dict(), card)
         conclude(config, folder.path, trained_results(output, card))
     return card
 
@@ -150,9 +160,13 @@ def _show(output: Path, card: "ModelCard", as_json: bool) -> None:
         return
     measured = card.metrics
     rows: list[list[object]] = [["clean accuracy", measured["clean_accuracy"]]]
+    if "balanced_clean_accuracy" in measured:
+        rows.append(["clean accuracy, mean over classes", measured["balanced_clean_accuracy"]])
     if "robust_accuracy" in measured:
         attack = f"PGD-{measured['steps']}, worst of {measured['restarts']}, eps {measured['eps']}"
         rows.append([f"robust accuracy ({attack})", measured["robust_accuracy"]])
+    if "balanced_robust_accuracy" in measured:
+        rows.append(["robust accuracy, mean over classes", measured["balanced_robust_accuracy"]])
     show_table(f"{card.arch} on {measured['n']} test images of {card.data}", ["measured", "value"], rows)
     arch = f" --arch {card.arch}" if is_callable_spec(card.arch) else ""
     show_line(f"{output} ({size:,} bytes)   next: atmc-tool compress {output}{arch}")

@@ -189,4 +189,6 @@ def verdict_line(report: Mapping[str, Any]) -> str:
 
 def _row(name: str, measured: "Proportion", dense: float | None, compressed: float | None) -> list[object]:
     interval = measured.clopper_pearson
+    if measured.balanced is not None:
+        name += f" (mean over classes {measured.balanced:.4f})"
     return [name, measured.value, f"{interval.low:.4f} to {interval.high:.4f}", measured.n, compressed, dense]

@@ -50,7 +50,7 @@ def checked_parts(parts: Parts, where: str) -> Parts:
     n_classes = len(parts.class_names)
     if n_classes < 2:
         raise InputError(f"{where} has too few classes", expected="at least 2", got=n_classes)
-    shape, test_shape = parts.train.images.shape[1:], parts.test.images.shape[1:]
+    shape, test_shape = parts.train.image_shape, parts.test.image_shape
     if shape != test_shape:
         raise InputError(
             f"{where}: training and test images differ in shape", expected=f"{shape} (C, H, W)", got=test_shape

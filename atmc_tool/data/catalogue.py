@@ -11,8 +11,9 @@ from atmc_tool.data.data_set import TEST_SEED, DataSet, Parts, digest_of, limite
 from atmc_tool.data.digits import read_digits
 from atmc_tool.data.file_tree import flat_tree
 from atmc_tool.data.idx import KINDS, has_idx, read_idx_folder, read_idx_set
-from atmc_tool.data.image_folder import Progress, read_image_folder
+from atmc_tool.data.image_folder import read_image_folder
 from atmc_tool.data.npz import read_npz
+from atmc_tool.data.streamed import Progress
 from atmc_tool.data.svhn import has_svhn, read_svhn, read_svhn_set
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.plugins import is_callable_spec
@@ -29,6 +30,7 @@ def load_data(
     seed: int = 0,
     validation: float = 0.1,
     limit: int | None = None,
+    image_size: int | None = None,
     progress: Progress | None = None,
 ) -> DataSet:
     """The data set `spec` names.
@@ -41,10 +43,11 @@ def load_data(
     validation: fraction of the training images that is split off for validation, in (0, 1)
     limit:      keep at most so many images for training and validation together, and at most so many for testing,
                 each class in proportion; the test images don't depend on `seed`
+    image_size: makes the images of a folder or zip of images square and of one size; see `StreamedImages`
     progress:   called with (done, total) while many files are decoded
 
     Raises:
-        UsageError: an unknown name, or seed, validation or limit out of range.
+        UsageError: an unknown name, or seed, validation or limit out of range, or an image_size for other data.
         InputError: the data are missing, damaged, unlabelled or inconsistent.
     """
     if seed < 0:
@@ -67,7 +70,14 @@ def load_data(
     elif is_callable_spec(spec):
         parts = read_custom(spec)
     else:
-        parts = _read_path(_find(spec, _existing(data_dir)), limit=limit, seed=seed, progress=progress)
+        path = _find(spec, _existing(data_dir))
+        if _is_image_folder(path):
+            parts = read_image_folder(path, limit=limit, seed=seed, size=image_size, progress=progress)
+            image_size = None  # done
+        else:
+            parts = _read_path(path)
+    if image_size is not None:
+        raise UsageError(f"data.image_size does not fit {spec}", expected="a folder or zip of images")
     if isinstance(parts, DataSet):
         return _named(parts, spec, limit, seed)
     return split_validation(spec, parts.limited(limit, seed), validation, seed)
@@ -104,7 +114,13 @@ def _names_below(data_dir: Path | None) -> list[str]:
     return [entry.name for entry in entries if entry.suffix in SUFFIXES or (entry.is_dir() and entry.name not in NAMES)]
 
 
-def _read_path(path: Path, *, limit: int | None, seed: int, progress: Progress | None) -> Parts:
+def _is_image_folder(path: Path) -> bool:
+    if path.is_dir():
+        return not (has_idx(path) or has_svhn(path) or find_layout(flat_tree(path)))
+    return path.suffix == ".zip"
+
+
+def _read_path(path: Path) -> Parts:
     if path.is_dir() and has_idx(path):
         return read_idx_folder(path, KINDS.get(path.name))
     if path.is_dir() and has_svhn(path):
@@ -115,8 +131,6 @@ def _read_path(path: Path, *, limit: int | None, seed: int, progress: Progress |
             return read_cifar(tree, layout)
     if path.suffix == ".npz":
         return read_npz(path)
-    if path.is_dir() or path.suffix == ".zip":
-        return read_image_folder(path, limit=limit, seed=seed, progress=progress)
     raise InputError(f"{path} is no data set", expected="a folder, a .zip, an .npz or a .tar.gz of CIFAR")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from atmc_tool.data.images import Images
 from atmc_tool.data.order import stratified_order
+from atmc_tool.data.streamed import StreamedImages
 from atmc_tool.errors import InputError
 
 
@@ -28,13 +29,13 @@ class DataSet:
 
     name:   the spec that `load_data` found it by
     digest: SHA-256 over the shapes and values of all arrays as the source gave them, before the validation part
-            was split off, so that it names the data whatever the seed
+            was split off, so that it names the data whatever the seed; of streamed images over the list of files
     """
 
     name: str
-    train: Images
-    validation: Images
-    test: Images
+    train: Images | StreamedImages
+    validation: Images | StreamedImages
+    test: Images | StreamedImages
     n_classes: int
     class_names: tuple[str, ...]
     augmentation: Augmentation
@@ -43,16 +44,15 @@ class DataSet:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+        return self.train.image_shape
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
     """What a source gives: training and test images, checked, and no validation part yet."""
 
-    train: Images
-    test: Images
+    train: Images | StreamedImages
+    test: Images | StreamedImages
     class_names: tuple[str, ...]
     augmentation: Augmentation = Augmentation()
 
@@ -76,10 +76,13 @@ def limited_indices(labels: np.typing.NDArray[np.int64], limit: int | None, seed
     return np.sort(stratified_order(labels, seed)[:limit])
 
 
-def digest_of(*parts: Images) -> str:
-    """SHA-256 over type, shape and values of all arrays."""
+def digest_of(*parts: Images | StreamedImages) -> str:
+    """SHA-256 over type, shape and values of all arrays; of streamed images over the list of files."""
     digest = hashlib.sha256()
     for part in parts:
+        if isinstance(part, StreamedImages):
+            digest.update(part.digest())
+            continue
         for array in (part.images, part.labels):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)

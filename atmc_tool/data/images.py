@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from atmc_tool.data.order import Indices, permutation
-from atmc_tool.errors import UsageError
+from atmc_tool.data.order import Indices
 
 MAX_BYTES = 16 * 2**30
 """Decoded images of one data set, at most; a header that claims more is damaged or hostile."""
@@ -22,6 +21,16 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def read(self) -> "Images":
+        """Themselves, for they are in memory."""
+        return self
+
     def take(self, indices: Indices) -> "Images":
         """The images at `indices`, in that order (a copy)."""
         return Images(self.images[indices], self.labels[indices])
@@ -29,16 +38,3 @@ class Images:
     def floats(self) -> NDArray[np.float32]:
         """The images as float32 (n, C, H, W) in [0, 1]."""
         return np.divide(self.images, np.float32(255), dtype=np.float32)
-
-
-def test_subset(images: Images, n: int, seed: int = 0) -> Images:  # noqa: PT028 - no test, in spite of its name
-    """The first `n` images (all, where there are fewer) of a permutation fixed by `seed`.
-
-    `compress` and `verify` measure on the same images because both take them from here.
-
-    Raises:
-        UsageError: n below 1.
-    """
-    if n < 1:
-        raise UsageError("the number of test images is out of range", expected="at least 1", got=n)
-    return images.take(permutation(len(images), seed)[:n])

@@ -1,6 +1,7 @@
-"""Batches and augmentation on the device, where the whole data set lives as uint8."""
+"""Batches and augmentation on the device, where the whole data set lives as uint8 if it is not streamed."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -8,11 +9,22 @@ from torch import Tensor
 from atmc_tool.data.data_set import Augmentation
 from atmc_tool.data.images import Images
 from atmc_tool.data.order import permutation
+from atmc_tool.data.streamed import StreamedImages, decoded
 
 
-def device_images(images: Images, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """(images uint8 (n, C, H, W), labels int64 (n,)) on `device`."""
+def device_images(images: Images | StreamedImages, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """(images uint8 (n, C, H, W), labels int64 (n,)) on `device`; streamed images are all read for it."""
+    images = images.read()
     return torch.tensor(images.images, device=device), torch.tensor(images.labels, device=device)
+
+
+def training_images(
+    images: Images | StreamedImages, device: torch.device | str
+) -> tuple[Tensor | StreamedImages, Tensor]:
+    """As `device_images`, for `batches`; streamed images stay where they are."""
+    if isinstance(images, StreamedImages):
+        return images, torch.tensor(images.labels, device=device)
+    return device_images(images, device)
 
 
 def n_batches(n: int, batch_size: int) -> int:
@@ -21,16 +33,26 @@ def n_batches(n: int, batch_size: int) -> int:
 
 
 def batches(
-    images: Tensor, labels: Tensor, batch_size: int, epoch: int, seed: int, start_batch: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
+    images: Tensor | StreamedImages, labels: Tensor, batch_size: int, epoch: int, seed: int, start_batch: int = 0
+) -> Generator[tuple[Tensor, Tensor], None, None]:
     """The batches (float32 (N, C, H, W) in [0, 1], int64 (N,)) of an epoch, from number `start_batch` on.
 
-    images, labels: as `device_images` gives them. The order is a function of (seed, epoch) alone and the same on every
-    device, so that a run resumes at any step. The last, partial batch is dropped unless it is the only one.
+    images, labels: as `training_images` gives them; streamed images are decoded ahead, to the same bits. The order is a
+    function of (seed, epoch) alone and the same on every device, so that a run resumes at any step. The last, partial
+    batch is dropped unless it is the only one.
     """
-    order = torch.from_numpy(permutation(len(labels), seed, epoch)).to(labels.device)
-    for number in range(start_batch, n_batches(len(labels), batch_size)):
-        chosen = order[number * batch_size : (number + 1) * batch_size]
+    order = permutation(len(labels), seed, epoch)
+    numbers = range(start_batch, n_batches(len(labels), batch_size))
+    if isinstance(images, StreamedImages):
+        parts = [order[number * batch_size : (number + 1) * batch_size] for number in numbers]
+        with closing(decoded(images, parts)) as arrays:
+            for part, array in zip(parts, arrays, strict=True):
+                chosen = torch.from_numpy(part).to(labels.device)
+                yield to_floats(torch.from_numpy(array).to(labels.device)), labels[chosen]
+        return
+    shuffled = torch.from_numpy(order).to(labels.device)
+    for number in numbers:
+        chosen = shuffled[number * batch_size : (number + 1) * batch_size]
         yield to_floats(images[chosen]), labels[chosen]
 
 

@@ -175,11 +175,14 @@ def _stated(results: Results) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _accuracies(results: Results) -> list[tuple[str, str, str]]:
-    """(which network, clean accuracy, robust accuracy)."""
-    return [
-        (which, _shown(facts.get("clean_accuracy")), _shown(facts.get("robust_accuracy")))
-        for which, facts in _stated(results)
-    ]
+    """(which network, clean accuracy, robust accuracy); where classes are unbalanced also their means over classes."""
+    rows = []
+    for which, facts in _stated(results):
+        rows.append((which, _shown(facts.get("clean_accuracy")), _shown(facts.get("robust_accuracy"))))
+        balanced = [facts.get(f"balanced_{kind}_accuracy") for kind in ("clean", "robust")]
+        if any(value is not None for value in balanced):
+            rows.append((f"{which}, mean over classes", _shown(balanced[0]), _shown(balanced[1])))
+    return rows
 
 
 def _measured(results: Results) -> list[str]:
