@@ -34,6 +34,7 @@ bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/kills.py --kills 50
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/codebooks.py
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/precision.py digits --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/precision.py mnist --seeds 0 1
