@@ -35,6 +35,7 @@ bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/codebooks.py
+	$(BIN)/python benchmarks/own_work.py
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/precision.py digits --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/precision.py mnist --seeds 0 1
