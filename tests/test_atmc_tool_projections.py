@@ -59,6 +59,24 @@ def test_equals_a_stable_sort(dtype: torch.dtype, levels: int, k: int) -> None:
     assert torch.equal(torch.cat(top_k_masks([tensor[:1000], tensor[1000:]], k)), expected)
 
 
+@pytest.mark.parametrize("k", [1, 50, 3000, 60_000, 199_999])
+@pytest.mark.parametrize("kind", ["normal", "mostly zero", "few levels", "falling", "periodic"])
+def test_large_tensors_equal_a_stable_sort(kind: str, k: int) -> None:
+    """Also where a sample of every so many entries says nothing about the others."""
+    tensor = torch.randn(200_000, generator=torch.Generator().manual_seed(k))
+    if kind == "mostly zero":
+        tensor[tensor.abs() < 2.5] = 0
+    elif kind == "few levels":
+        tensor = tensor.round()
+    elif kind == "falling":
+        tensor = tensor.sort(descending=True).values
+    elif kind == "periodic":
+        tensor[::24] *= 100  # the stride of the sample
+    expected = torch.zeros(200_000, dtype=torch.bool)
+    expected[tensor.abs().sort(descending=True, stable=True).indices[:k]] = True
+    assert torch.equal(top_k_masks([tensor], k)[0], expected)
+
+
 def test_input_is_left_alone() -> None:
     tensor = torch.tensor([-3.0, 1.0, -2.0])
     top_k_masks([tensor], 1)
