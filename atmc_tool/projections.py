@@ -34,25 +34,19 @@ def top_k_masks(tensors: Sequence[Tensor], k: int) -> list[Tensor]:
 
 def _largest(magnitudes: Tensor, k: int) -> Tensor:
     """Mask of the k largest of n magnitudes (n,), 0 < k < n; the first ones of those that tie."""
-    below = len(magnitudes) - k
     if magnitudes.dtype == torch.float32 and magnitudes.device.type == "cpu":
-        threshold = torch.tensor(_kth_largest(magnitudes.numpy(), k))
-        kept = magnitudes >= threshold
-        if torch.count_nonzero(kept) == k:
-            return kept
-    else:
-        threshold = torch.kthvalue(magnitudes, below + 1).values
+        return torch.from_numpy(_largest_of_array(magnitudes.numpy(), k))
+    threshold = torch.kthvalue(magnitudes, len(magnitudes) - k + 1).values
     kept = magnitudes > threshold
     ties = magnitudes == threshold
     return kept | (ties & (ties.cumsum(0) <= k - kept.sum()))
 
 
-def _kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
-    """The k-th largest of n `values` (n,), 0 < k < n.
+def _largest_of_array(values: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
+    """`_largest` by NumPy, whose selection is vectorised: 11 million entries in 70 ms against 245 ms of torch's.
 
-    Where k is small it is looked for among the values that are at least as large as a bound, which a sample gives; if
-    fewer than k are, among all. NumPy's selection is vectorised: 11 million entries in 70 ms against 245 ms of torch's;
-    1 % of 1.2 million in 3 ms instead of 9.
+    Where k is small only those values are looked at that are at least as large as a bound, which a sample gives; if
+    fewer than k are, all: 1 % of 1.2 million take 2 ms instead of 12.
     """
     n = len(values)
     stride = n // SAMPLE
@@ -61,11 +55,22 @@ def _kth_largest(values: NDArray[np.float32], k: int) -> np.float32:
     if stride > 1 and rank < SAMPLE // 4:
         sample = values[::stride]
         bound = np.partition(sample, len(sample) - rank)[len(sample) - rank]
-        candidates = values[values >= bound]
-        if len(candidates) >= k:
-            values = candidates
-    found: np.float32 = np.partition(values, len(values) - k)[len(values) - k]
-    return found
+        where = np.flatnonzero(values >= max(bound, np.finfo(np.float32).tiny))
+        if len(where) >= k:
+            kept = np.zeros(n, np.bool_)
+            kept[where] = _first_largest(values[where], k)
+            return kept
+    return _first_largest(values, k)
+
+
+def _first_largest(values: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
+    """`_largest` by a selection among all n `values`, 0 < k ≤ n."""
+    threshold = np.partition(values, len(values) - k)[len(values) - k]
+    kept: NDArray[np.bool_] = values >= threshold
+    spare = np.count_nonzero(kept) - k
+    if spare:
+        kept[np.flatnonzero(values == threshold)[-spare:]] = False
+    return kept
 
 
 class _StraightThroughMask(torch.autograd.Function):
