@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from atmc_tool.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from atmc_tool.config import ScheduleConfig
+from atmc_tool.data.data_set import limited_indices
 from atmc_tool.data.loader import batches, device_images, training_images
 from atmc_tool.errors import AtmcError, InputError, InterruptedRunError
 from atmc_tool.methods.method import Method
@@ -120,9 +120,9 @@ class _Loop:
     def __post_init__(self) -> None:
         setup, schedule = self.setup, self.schedule
         self.images, self.labels = training_images(setup.data.train, setup.device)
-        self.validation = device_images(
-            setup.data.validation.take(np.arange(min(VALIDATION_IMAGES, len(setup.data.validation)))), setup.device
-        )
+        held_out = setup.data.validation  # often in the order of the classes
+        chosen = limited_indices(held_out.labels, VALIDATION_IMAGES, seed=0)
+        self.validation = device_images(held_out.take(chosen), setup.device)
         self.per_epoch, self.steps = planned_steps(schedule, len(self.images))
         self.trainee = Trainee(setup, self.method, schedule)
         self.loss_sum = torch.zeros((), device=setup.device)

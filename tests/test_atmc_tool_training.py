@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import nn
 from atmc_tool.budget import Budget
 from atmc_tool.config import AttackConfig, CompressConfig, ScheduleConfig, TrainConfig
 from atmc_tool.data import DataSet, load_data
+from atmc_tool.data.images import Images
 from atmc_tool.devices import select_device
 from atmc_tool.distributed import Ranks
 from atmc_tool.errors import InputError, InterruptedRunError, MissingEnvironmentError
@@ -17,7 +19,7 @@ from atmc_tool.methods.dense import Dense
 from atmc_tool.methods.method import Method
 from atmc_tool.models import resolve_architecture
 from atmc_tool.threat_model import parse_threat_model
-from atmc_tool.training import Event, planned_steps, train
+from atmc_tool.training import Event, _Loop, planned_steps, train
 from atmc_tool.training_step import Setup
 
 
@@ -214,3 +216,17 @@ def test_devices() -> None:
     for text in ("cuda:7", "meta", "gpu"):
         with pytest.raises(MissingEnvironmentError, match="device"):
             select_device(text, Ranks())
+
+
+def test_validation_takes_every_class_alike(digits: DataSet, tmp_path: Path) -> None:
+    """Image folders are in the order of the classes."""
+    n = 900
+    labels = np.sort(np.arange(n) % 10)
+    held_out = Images(np.zeros((n, 1, 8, 8), np.uint8), labels)
+    config = TrainConfig(max_steps=3)
+    net = network()
+    loop = _Loop(
+        setup(net, dataclasses.replace(digits, validation=held_out)), Dense(net, config), config, tmp_path, "", True,
+        None, lambda _: None, lambda: False,
+    )  # fmt: skip
+    assert np.bincount(loop.validation[1].numpy()).tolist() == [50] * 10
