@@ -64,13 +64,13 @@ def size_projections(tensors: Sequence[Tensor]) -> Callable[[int], tuple[list[Te
     Approximately the nearest to `tensors`: the distance is Σ of squares of what is pruned and of what its codebook
     misses. Each tensor has one choice for every pair of bits and of a number of its largest entries, out of up to 96 in
     geometric distances; `multiple_choice_knapsack` picks one each. What is left of the budget goes to the next largest
-    entries, by θ² per bit, until none fits that would come nearer than as a zero.
+    entries, by θ² per bit, until none fits that would come nearer than as a zero. What is zero already stays so.
 
     The function returns None where the budget does not hold one entry of each tensor at 1 bit.
     """
     flat = [t.reshape(-1).cpu().double() for t in tensors]
     orders = [t.abs().sort(descending=True, stable=True).indices for t in flat]
-    ordered = [t[order].numpy() for t, order in zip(flat, orders, strict=True)]  # descending magnitudes
+    ordered = [t[order][: max(1, int(t.count_nonzero()))].numpy() for t, order in zip(flat, orders, strict=True)]
     errors, costs, options = [], [], []
     for values in ordered:
         counts = np.unique(np.geomspace(1, len(values), COUNTS).round().astype(np.int64))
@@ -91,7 +91,7 @@ def size_projections(tensors: Sequence[Tensor]) -> Callable[[int], tuple[list[Te
         for tensor, order, n in zip(tensors, orders, _filled(ordered, bits, counts, budget), strict=True):
             mask = torch.zeros(tensor.numel(), dtype=torch.bool)
             mask[order[:n]] = True
-            masks.append(mask.reshape(tensor.shape).to(tensor.device))
+            masks.append(mask.reshape(tensor.shape).to(tensor.device) & (tensor != 0))
         return masks, list(bits)
 
     return project

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -72,8 +73,9 @@ def kept_for_share(keep: float, total: int, minimum: int) -> int:
     """
     kept = int(keep * total)
     if kept < minimum:
+        least = Context(prec=2, rounding=ROUND_CEILING).divide(Decimal(minimum), Decimal(total))  # so that it will do
         raise InfeasibleBudgetError(
-            "the budget can't be met", expected=f"keep of at least {minimum / total:.2g}", got=keep
+            "the budget can't be met", expected=f"keep of at least {float(least):.2g}", got=keep
         )
     return kept
 

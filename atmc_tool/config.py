@@ -128,17 +128,18 @@ class TrainConfig(ScheduleConfig):
 # What the methods beside ATMC are: other defaults, which may be changed like any others. First those of
 # arXiv:1902.03538.
 BASELINES: dict[str, dict[str, Any]] = {
-    "al0": {"projection": "hard", "path": 0.0, "bits": None, "quantize_share": 0.0},
-    "ap": {"projection": "fixed", "bits": None, "quantize_share": 0.0},
-    "nap": {"projection": "fixed", "bits": None, "quantize_share": 0.0, "objective": "natural"},
-    "alr": {"bits": None},
-    "dense": {"keep": 1.0, "projection": "fixed", "bits": None, "quantize_share": 0.0},
+    "al0": {"projection": "hard", "path": 0.0, "factors": "none", "bits": None, "quantize_share": 0.0},
+    "ap": {"projection": "fixed", "factors": "none", "bits": None, "quantize_share": 0.0},
+    "nap": {"projection": "fixed", "factors": "none", "bits": None, "quantize_share": 0.0, "objective": "natural"},
+    "alr": {"factors": "none", "bits": None},
+    "dense": {"keep": 1.0, "projection": "fixed", "factors": "none", "bits": None, "quantize_share": 0.0},
     # of arXiv:1903.12561
     "admm": {
         "projection": "admm",
         "scope": "layer",
         "search_share": 0.5,
         "path": 0.0,
+        "factors": "none",
         "bits": None,
         "quantize_share": 0.0,
     },
@@ -148,10 +149,11 @@ BASELINES: dict[str, dict[str, Any]] = {
         "scope": "layer",
         "search_share": 0.2,
         "path": 0.0,
+        "factors": "none",
         "bits": None,
         "quantize_share": 0.0,
     },
-    "lwm": {"projection": "fixed", "scope": "layer", "bits": None, "quantize_share": 0.0},
+    "lwm": {"projection": "fixed", "scope": "layer", "factors": "none", "bits": None, "quantize_share": 0.0},
 }
 
 
@@ -233,7 +235,13 @@ class CompressConfig(ScheduleConfig):
         if self.bits is not None and not self.quantize_share:
             raise ValueError("codebooks (bits) need a part of the schedule: quantize_share above 0")
         if self.method == "alr" and (self.bits is not None or self.factors != "none"):
-            raise ValueError("alr has no codebooks and no U V C: leave bits and factors out")
+            raise ValueError("alr has no codebooks and no U V C: leave bits and factors out (bits: null)")
+        if self.method == "alr" and (
+            self.structure != "irregular" or self.scope != "global" or self.layers or self.keep_zeros
+        ):
+            raise ValueError("alr prunes no entries: leave structure, scope, layers and keep_zeros out")
+        if self.method == "dense" and (self.keep != 1 or self.size or self.nominal_size):
+            raise ValueError("dense keeps every weight: its keep is 1, it takes no size; ap prunes")
         return self
 
     @model_validator(mode="after")
@@ -245,6 +253,8 @@ class CompressConfig(ScheduleConfig):
             raise ValueError(f"{self.structure} has a budget per layer: leave scope out, or say layer")
         if self.factors != "none" and (self.structure != "irregular" or self.scope == "layer"):
             raise ValueError("factors U V C have one budget of single entries: no structure, no scope layer")
+        if self.factors != "none" and self.keep_zeros:
+            raise ValueError("keep_zeros is about weights, not about factors U V C")
         if self.layers and self.scope == "global":
             raise ValueError("shares of layers need scope: layer")
         if self.structure == "bn-filter" and self.projection == "scores":

@@ -1,7 +1,7 @@
 """A grid of compressions: methods × budgets × seeds on one data set, from one YAML file."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -22,6 +22,7 @@ SET_BY_THE_GRID = {  # what stands elsewhere in the file → where
     "seed": "seeds",
     "compress.keep": "keep or size",
     "compress.size": "keep or size",
+    "compress.nominal_size": "keep or size",
     "compress.method": "methods",
     "compress.time_limit": "nothing: every run takes the same number of steps, so that runs compare",
     "train.time_limit": "nothing: every run takes the same number of steps, so that runs compare",
@@ -143,12 +144,14 @@ class Grid(BaseModel):
         if bool(self.keep) + bool(self.size) != (1 if compressed else 0):
             what = "give budgets in exactly one of keep and size" if compressed else "dense alone takes no budget"
             raise ValueError(what)
-        for what, values in (
+        listed: list[tuple[str, Sequence[object]]] = [
             ("label", [entry.label for entry in self.methods]),
             ("budget", [*self.keep, *self.size]),
             ("seed", self.seeds),
-        ):
-            twice = [value for value in values if list(values).count(value) > 1]
+            *((f"budget of {entry.label},", entry.keep) for entry in self.methods),
+        ]
+        for what, values in listed:
+            twice = [value for value in values if values.count(value) > 1]
             if twice:
                 raise ValueError(f"the {what} {twice[0]} is there twice")
         return self

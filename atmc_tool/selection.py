@@ -91,7 +91,7 @@ def layer_shares(
     norm behind them (`normalized`: weight → batch norm).
 
     Raises:
-        UsageError: a pattern that matches no weight.
+        UsageError: a pattern that matches no weight; or no weight that the structure is made for, nor `layers`.
     """
     for pattern in layers:
         if not any(fnmatchcase(name, pattern) for name in shapes):
@@ -108,4 +108,11 @@ def layer_shares(
             "bn-filter": name not in normalized,
         }
         shares.append(stated[-1] if stated else 1.0 if whole.get(structure, False) else None)
+    if not layers and all(share is not None for share in shares):
+        what = "convolution with a batch norm behind it" if structure == "bn-filter" else "convolution"
+        raise UsageError(
+            f"the structure {structure} would prune nothing in this network",
+            expected=f"a {what}" + (" of more than 4 input channels" if structure == "channel" else ""),
+            hint="take another --structure, or name the weights in compress.layers",
+        )
     return shares

@@ -74,3 +74,12 @@ def test_share() -> None:
     assert kept_for_share(0.05, 52_768, 4) == 2638
     with pytest.raises(InfeasibleBudgetError, match=r"keep of at least 7\.6e-05"):
         kept_for_share(1e-6, 52_768, 4)
+
+
+@pytest.mark.parametrize("total", [52_768, 430_500, 812_345, 999_983])
+@pytest.mark.parametrize("minimum", [4, 8, 107])
+def test_the_share_that_is_named_can_be_met(total: int, minimum: int) -> None:
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        kept_for_share(1e-9, total, minimum)
+    named = float(str(caught.value).split("keep of at least ")[1].split(",")[0].split(";")[0])
+    assert kept_for_share(named, total, minimum) >= minimum

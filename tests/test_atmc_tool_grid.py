@@ -1,5 +1,6 @@
 """Grids: what they may say, what each run gets of it, and that the guide says the same."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -28,15 +29,33 @@ def test_cells_come_method_by_method_and_name_their_folders() -> None:
 def test_shared_settings_leave_a_method_what_it_is(method: str) -> None:
     shared = {"compress": {"bits": 4, "path": 0.3, "projection": "latent", "quantize_share": 0.25, "lr": 0.03}}
     own = {"own": {"method": method}}
-    grid = build_grid({"base": "mnist", "settings": shared, "methods": [own], "keep": [0.125]})
+    keep = 1.0 if method == "dense" else 0.125
+    grid = build_grid({"base": "mnist", "settings": shared, "methods": [own], "keep": [keep]})
     (cell,) = grid.cells(7)
     config = layered(grid.layers(cell))
-    alone = layered([{"compress": {"method": method, "keep": 0.125}}]).compress
+    alone = layered([{"compress": {"method": method, "keep": keep}}]).compress
     if method != "atmc":
         assert (config.compress.bits, config.compress.projection) == (alone.bits, alone.projection)
         assert config.compress.natural == alone.natural == (method == "nap")
-    assert (config.compress.keep, config.compress.size, config.compress.lr) == (0.125, None, 0.03)
+    assert (config.compress.keep, config.compress.size, config.compress.lr) == (keep, None, 0.03)
     assert (config.compress.epochs, config.model.arch, config.seed) == (8, "lenet-relu", 7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_factors_of_a_published_recipe_are_of_atmc_alone(method: str) -> None:
+    """Al0, AP and NAP of arXiv:1902.03538 prune W itself; alr, admm and hydra have no U V C at all."""
+    grid = build_grid({"base": "atmc-mnist", "methods": [{"own": {"method": method}}], "keep": [1.0]})
+    (cell,) = grid.cells(0)
+    assert layered(grid.layers(cell)).compress.factors == ("uvc" if method == "atmc" else "none")
+
+
+@pytest.mark.parametrize(
+    "kinds", list(itertools.permutations([("keep", 0.5), ("size", "9KB"), ("nominal_size", "8KB")], 2))
+)
+def test_a_later_kind_of_budget_takes_back_the_earlier(kinds: list[tuple[str, float | str]]) -> None:
+    config = layered([{"compress": {kind: value}} for kind, value in kinds]).compress
+    stated = {key: value for key in ("keep", "size", "nominal_size") if (value := getattr(config, key)) is not None}
+    assert stated == dict([kinds[1]])
 
 
 def test_own_settings_win() -> None:
@@ -78,6 +97,8 @@ def test_own_settings_win() -> None:
         ({"methods": ["nap"], "size": ["much"]}, "size is not understood"),
         ({**SMALL, "settings": {"seed": 1}}, "seed can't be set here; in its place stands seeds"),
         ({**SMALL, "settings": {"compress": {"keep": 0.1}}}, "in its place stands keep or size"),
+        ({**SMALL, "methods": [{"nap": {"nominal_size": "1KB"}}]}, "compress.nominal_size can't be set here"),
+        ({**SMALL, "methods": [{"nap": {"keep": [0.1, 0.1]}}]}, "the budget of nap, 0.1 is there twice"),
         ({**SMALL, "settings": {"train": {"time_limit": 5}}}, "train.time_limit can't be set here"),
         ({**SMALL, "methods": [{"nap": {"time_limit": 5}}]}, "compress.time_limit can't be set here"),
     ],

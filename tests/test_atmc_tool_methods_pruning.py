@@ -230,6 +230,65 @@ def test_rounds_get_smaller_and_keep_the_zeros(name: str) -> None:
             assert not (later[key] != 0)[earlier[key] == 0].any()
 
 
+@pytest.mark.parametrize("progress", [(0.0,), (0.0, 0.5), (0.0, 0.3), (0.1, 0.6, 0.7)])
+@pytest.mark.parametrize("settings", [{"method": "admm"}, {"search_share": 0.5}, {"method": "lwm"}, {"bits": None}])
+def test_a_run_that_ends_between_two_parts_meets_the_budget(
+    settings: dict[str, Any], progress: tuple[float, ...]
+) -> None:
+    """Few steps, or a limit of time that ends a run, may leave the last round out."""
+    network, made = method(0.25, rounds=2, **settings)
+    for number, at in enumerate(progress):
+        step(network, made, at, number + 1)
+    made.finish()
+    assert sum(int(kept.sum()) for kept in nonzeros(made).values()) <= TOTAL // 4 + 1
+
+
+def test_a_round_without_retraining_searches_anew() -> None:
+    network, made = method(0.25, method="admm", rounds=2, search_share=1.0, dual_updates=3)
+    updates = []
+    for number in range(16):
+        step(network, made, number / 16, number + 1)
+        updates.append(made.state()["search"]["updates"])
+    assert updates[:8] == updates[8:] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sum(int((t != 0).sum()) for t in made.parameters()[:3]) <= TOTAL // 2 + 2  # what the first one found
+    made.finish()
+    assert sum(int(kept.sum()) for kept in nonzeros(made).values()) == pytest.approx(TOTAL // 4, abs=1)
+
+
+def test_shares_of_layers_hold_under_a_size() -> None:
+    """Also where the size in the end allows more than it was thought to at first."""
+
+    def measure(weights: Mapping[str, CompressedWeight]) -> int:
+        return sum(f.kept for weight in weights.values() for f in weight.factors.values())
+
+    torch.manual_seed(0)
+    network = Network()
+    config = CompressConfig.model_validate(
+        {"method": "lwm", "structure": "filter", "size": "600B", "layers": {"conv1.weight": 0.25}}
+    )
+    made = compression_method(network, config, Budget(TOTAL // 4, 600, measure), IMAGE)
+    assert isinstance(made, Atmc)
+    run(network, made)
+    kept = nonzeros(made)
+    assert int(kept["conv1.weight"].any((1, 2, 3)).sum()) == 2
+    assert 600 - 72 < measure(made.compressed()) <= 600
+
+
+def test_zeros_of_filters_that_stay_leave_their_batch_norm_alone() -> None:
+    torch.manual_seed(0)
+    network = Network()
+    with torch.no_grad():
+        network.conv2.weight[:, 0, 0, 0] = 0
+    config = CompressConfig.model_validate({"method": "admm", "structure": "bn-filter", "keep_zeros": True})
+    made = compression_method(network, config, Budget(TOTAL // 2), IMAGE)
+    assert isinstance(made, Atmc)
+    run(network, made)
+    assert int((network.bn2.weight != 0).sum()) == 6
+    kept = nonzeros(made)["conv2.weight"]
+    assert kept.any((1, 2, 3)).sum() == 6
+    assert not kept[:, 0, 0, 0].any()
+
+
 def test_zeros_of_the_given_network_stay() -> None:
     torch.manual_seed(0)
     network = Network()
@@ -266,6 +325,12 @@ def test_parts_fill_the_schedule() -> None:
         ({"structure": "filter", "scope": "global"}, "budget per layer"),
         ({"structure": "filter", "factors": "uvc"}, "single entries"),
         ({"layers": {"conv1.weight": 0.5}}, "scope: layer"),
+        ({"factors": "uvc", "keep_zeros": True}, "about weights"),
+        ({"method": "alr", "structure": "filter"}, "alr prunes no entries"),
+        ({"method": "alr", "keep_zeros": True}, "alr prunes no entries"),
+        ({"method": "alr", "bits": 8}, "bits: null"),
+        ({"method": "dense", "keep": 0.1}, "dense keeps every weight"),
+        ({"method": "dense", "size": "20KB"}, "dense keeps every weight"),
     ],
 )
 def test_what_does_not_fit_is_said(settings: dict[str, Any], said: str) -> None:
@@ -302,3 +367,22 @@ def test_bits_are_shared_out_under_a_real_size() -> None:
     assert isinstance(made, Atmc)
     run(network, made)
     assert 580 <= measure(made.compressed()) <= 600
+
+
+@pytest.mark.parametrize("structure", ["filter", "column", "2:4"])
+@pytest.mark.parametrize("name", ["atmc", "hydra"])
+def test_bits_are_shared_out_within_a_structure(name: str, structure: str) -> None:
+    torch.manual_seed(0)
+    network = Network()
+    settings = {"method": name, "structure": structure, "bits": "auto", "nominal_size": "500B", "search_share": 1.0}
+    made = compression_method(network, CompressConfig.model_validate(settings), Budget(TOTAL // 3, 500, nominal), IMAGE)
+    assert isinstance(made, Atmc)
+    run(network, made)
+    assert 400 <= nominal(made.compressed()) <= 500
+    kept = nonzeros(made)["conv2.weight"]
+    if structure == "filter":
+        assert 0 < kept.any((1, 2, 3)).sum() <= 10
+    elif structure == "column":
+        assert 0 < kept.any(0).sum() <= 60
+    else:
+        assert all((kept[:, start : start + 4].sum(1) <= 2).all() for start in (0, 4))

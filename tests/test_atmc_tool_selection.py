@@ -117,6 +117,14 @@ def test_shares_by_pattern() -> None:
         layer_shares(shapes, "filter", {"conv9*": 0.5}, {})
 
 
+@pytest.mark.parametrize("structure", ["filter", "column", "channel", "bn-filter"])
+def test_a_structure_that_would_prune_nothing_is_refused(structure: str) -> None:
+    linear = {"fc1.weight": torch.Size((10, 64)), "fc2.weight": torch.Size((10, 10))}
+    with pytest.raises(UsageError, match=f"{structure} would prune nothing"):
+        layer_shares(linear, structure, {}, {})
+    assert layer_shares(linear, structure, {"fc1.weight": 0.5}, {}) == [0.5, 1.0]
+
+
 def test_norms_and_entries_fit_each_other() -> None:
     torch.manual_seed(1)
     weight = torch.randn(SHAPE)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atmc_tool.config import Config
 
 CONFIG_FILE = Path("atmc.yaml")
+BUDGETS = ("keep", "size", "nominal_size")
 
 
 def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
@@ -79,15 +80,14 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merge_budgets(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The merged layers; a layer that gives one kind of budget takes back the other kind from the layers beneath."""
+    """The merged layers; a layer that gives one kind of budget takes back the others from the layers beneath."""
     from atmc_tool.settings import merge
 
     result: dict[str, Any] = {}
     for layer in layers:
-        budget = layer.get("compress")
-        for key, other in (("keep", "size"), ("size", "keep")):
-            if isinstance(budget, Mapping) and budget.get(key) is not None and other not in budget:
-                result = merge(result, {"compress": {other: None}})
+        stated = layer.get("compress")
+        if isinstance(stated, Mapping) and any(stated.get(key) is not None for key in BUDGETS):
+            result = merge(result, {"compress": dict.fromkeys(BUDGETS)})
         result = merge(result, layer)
     return result
 

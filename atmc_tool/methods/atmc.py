@@ -16,6 +16,7 @@ The end is a hard projection: what ships has at most k nonzeros and at most 2^b 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ class Atmc:
         self._search = _search(self._flat, self._scales, self._selection, config)
         self._parts = parts(config)
         self._entered = -1  # index of the part that the last step was in
-        self._masks: list[Tensor] | None = None  # what is kept, once it is found
+        self._masks: list[Tensor] | None = None  # what the last search found
+        self._found = False  # whether that was the search for the budget itself, not one of a round before
         self._started = [t != 0 for t in self._flat] if config.keep_zeros else None
         self._finished = False
 
@@ -120,27 +122,43 @@ class Atmc:
 
     @torch.no_grad()
     def _enter(self, part: Part) -> None:
+        before = self._parts[self._entered - 1] if self._entered else None
+        after_search = before is not None and before.kind == "search"
         if part.kind == "search":
-            if self._masks is not None:
+            if before is not None:
+                if after_search:
+                    self._project(self._target(before, before.end), self._search.importance())
                 self._search.restart()
             return
-        if part.kind == "quantize" and self._config.bits == "auto":
-            self._choose_bits()
-        elif part.kind == "retrain" or self._masks is None or self._config.projection == "hard":
+        hard, auto = self._config.projection == "hard", part.kind == "quantize" and self._config.bits == "auto"
+        if part.kind == "retrain" or (after_search and not (auto and self._bits_choose)) or (hard and not auto):
             if part.budget == 1:
-                self._meet_limit(self._kept if self._config.projection == "hard" else self._n_weights)
+                self._meet_limit(self._kept if hard else self._n_weights)
             self._project(self._target(part, part.end), self._search.importance())
+            self._found = part.budget == 1
+        if auto:
+            self._choose_bits()
         if part.kind == "quantize" and self._config.bits is not None:
             assert self._masks is not None
             self._quantizer.start(self._masks)
 
+    @property
+    def _bits_choose(self) -> bool:
+        """Whether `bits: auto` alone says what is kept: single entries of the whole network, by their magnitude."""
+        return (self._selection.structure, self._selection.scope) == ("irregular", "global") and (
+            self._config.projection != "scores"
+        )
+
+    def _select(self, selection: Selection, importance: Sequence[Tensor], kept: int) -> list[Tensor]:
+        masks = selection.masks(importance, kept)
+        if self._started is None:
+            return masks
+        return [mask & started for mask, started in zip(masks, self._started, strict=True)]
+
     @torch.no_grad()
     def _project(self, kept: int, importance: Sequence[Tensor]) -> None:
-        masks = self._selection.masks(importance, kept)
-        if self._started is not None:
-            masks = [mask & started for mask, started in zip(masks, self._started, strict=True)]
-        self._masks = masks
-        self._apply(masks)
+        self._masks = self._select(self._selection, importance, kept)
+        self._apply(self._masks)
 
     def _choose_bits(self) -> None:
         """Support and bits of every factor, the nearest to the weights whose file or nominal size is within the limit.
@@ -162,14 +180,14 @@ class Atmc:
         found = project(kept_for_bytes(size_of, limit, least, most))
         assert found is not None
         self._masks, self._quantizer.bits = found
-        self._kept = sum(int(mask.sum()) for mask in self._masks)
+        self._kept, self._found = sum(int(mask.sum()) for mask in self._masks), True
         self._apply(self._masks)
 
     def _apply(self, masks: Sequence[Tensor]) -> None:
         for i, (tensor, mask) in enumerate(zip(self._flat, masks, strict=True)):
             tensor.mul_(mask)
             if self._scales and (scale := self._scales[i]) is not None:
-                scale.mul_(mask[:, 0])
+                scale.mul_(mask.any(1))
 
     def _quantizes(self, progress: float) -> bool:
         return self._config.bits is not None and self._parts[part_at(self._parts, progress)].kind == "quantize"
@@ -199,10 +217,11 @@ class Atmc:
     @torch.no_grad()
     def _constrained(self, kept: int) -> list[Tensor]:
         """The factors projected on both constraints: what a budget of `kept` keeps, at most 2^b values each."""
-        if self._masks is not None and kept == self._kept:
+        if self._found and self._masks is not None and kept == self._kept:
             masks = self._masks
         else:
-            masks = self._selection.masks(self._search.importance() if self._masks is None else self._flat, kept)
+            importance = self._flat if self._found else self._search.importance()
+            masks = self._select(replace(self._selection, kept=kept), importance, kept)
         if self._config.bits is None:
             return [t.detach() * mask for t, mask in zip(self._flat, masks, strict=True)]
         return self._quantizer.quantized(masks, self._quantizer.bits)
@@ -226,6 +245,7 @@ class Atmc:
             self._kept = kept_for_bytes(
                 lambda kept: measure(self._compressed(self._constrained(kept))), limit, len(self._shapes), most
             )
+            self._selection = replace(self._selection, kept=self._kept)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -266,6 +286,7 @@ class Atmc:
             "factors": [t.detach() for t in self._flat],
             "search": self._search.state(),
             "masks": self._masks,
+            "found": self._found,
             "quantizer": self._quantizer.state(),
             "kept": self._kept,
             "entered": self._entered,
@@ -279,7 +300,8 @@ class Atmc:
         self._search.load_state(state["search"])
         self._masks = None if state["masks"] is None else [t.to(device) for t in state["masks"]]
         self._quantizer.load_state(state["quantizer"])
-        self._kept, self._entered = state["kept"], state["entered"]
+        self._kept, self._entered, self._found = state["kept"], state["entered"], state["found"]
+        self._selection = replace(self._selection, kept=self._kept)
 
 
 def _search(
