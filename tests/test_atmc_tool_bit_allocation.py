@@ -106,6 +106,17 @@ def test_no_worse_than_equal_bits() -> None:
             assert distance(tensors, *found) <= distance(tensors, masks, [bits, bits]) * 1.001
 
 
+@pytest.mark.parametrize("budget", [200, 1000, 10**6])
+def test_zeros_are_not_kept(budget: int) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(20, 30), torch.randn(30, 40), torch.zeros(4, 4)]
+    for tensor in tensors:
+        tensor *= torch.rand_like(tensor) < 0.5
+    found = size_projections(tensors)(budget)
+    assert found is not None
+    assert not any(mask[tensor == 0].any() for mask, tensor in zip(found[0], tensors, strict=True))
+
+
 def test_nothing_fits() -> None:
     project = size_projections([torch.ones(2, 2), torch.ones(2, 2)])
     assert project(65) is None

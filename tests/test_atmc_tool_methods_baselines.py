@@ -1,6 +1,7 @@
 """NAP, AP, Al0 and ALR: the baselines of arXiv:1902.03538."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from atmc_tool.budget import Budget
 from atmc_tool.cli import compress
+from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.methods import compression_method, least_kept
 from atmc_tool.methods.alr import Alr, entries, pooled_ranks
@@ -138,6 +140,23 @@ def test_the_file_holds_what_alr_trained(kept: int) -> None:
         np.testing.assert_allclose(weight.dense(), shipped[name].numpy(), rtol=1e-4, atol=1e-4)
         total += sum(factor.kept for factor in weight.factors.values())
     assert total <= kept
+
+
+def test_alr_meets_a_limit_also_where_zeros_of_dead_units_move() -> None:
+    def measure(weights: Mapping[str, CompressedWeight]) -> int:
+        return sum(4 * f.kept for weight in weights.values() for f in weight.factors.values())
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(128, 64), nn.Linear(64, 10))
+    with torch.no_grad():
+        for parameter in net[1].parameters():
+            parameter[:40] = 0
+    made = compression_method(net, CompressConfig.model_validate({"method": "alr"}), Budget(0, 8000, measure))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    made.finish()
+    assert measure(made.compressed()) <= 8000
 
 
 def test_alr_meets_a_limit_in_bytes() -> None:

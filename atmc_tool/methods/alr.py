@@ -67,7 +67,10 @@ class Alr:
         if budget.limit is not None and budget.measure is not None:
             measure, total = budget.measure, sum(m * n for m, n in sizes.values())
             kept = kept_for_bytes(
-                lambda k: measure(self._compressed(factors(k))), budget.limit, least_entries(network), total
+                lambda k: measure(self._compressed(_without_zeros(factors(k)))),
+                budget.limit,
+                least_entries(network),
+                total,
             )
         self._factors = factors(kept)
         for factor in self._flat():
@@ -153,6 +156,11 @@ def _factors(matrix: Tensor, decomposed: tuple[Tensor, Tensor, Tensor], rank: in
     left, values, right = decomposed
     root = values[:rank].sqrt()
     return [left[:, :rank] * root, root[:, None] * right[:rank]]
+
+
+def _without_zeros(factors: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    """`factors` with 1e-3 for zeros, such as those of dead units: training may move them, and files grow by that."""
+    return {name: [t.masked_fill(t == 0, 1e-3) for t in tensors] for name, tensors in factors.items()}
 
 
 @torch.no_grad()
