@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atmc_tool.codebooks import lloyd
+from atmc_tool.codebooks import lloyd, quantiles
 
 CHOICES = range(1, 9)
 CELLS = 1 << 14  # of the knapsack; a larger budget is counted in units of several bits, rounded up
@@ -158,5 +158,6 @@ def _codebook(values: NDArray[np.float64], bits: int) -> NDArray[np.float64]:
     """The centres of `values`; they themselves where they are no more than 2^bits."""
     if len(values) <= 2**bits:
         return values
-    centres: NDArray[np.float64] = lloyd(torch.from_numpy(_sample(values)), 2**bits).numpy()
+    sample = torch.from_numpy(_sample(values))
+    centres: NDArray[np.float64] = lloyd(sample, 2**bits, quantiles(sample, 2**bits)).numpy()
     return centres

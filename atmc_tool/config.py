@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from atmc_tool.baselines import BASELINES
 from atmc_tool.config_errors import explain
 from atmc_tool.errors import UsageError
 from atmc_tool.structure_names import STRUCTURES, parse_n_of_m
@@ -123,38 +124,6 @@ class ScheduleConfig(_Section):
 
 class TrainConfig(ScheduleConfig):
     """`atmc-tool train`: dense training."""
-
-
-# What the methods beside ATMC are: other defaults, which may be changed like any others. First those of
-# arXiv:1902.03538.
-BASELINES: dict[str, dict[str, Any]] = {
-    "al0": {"projection": "hard", "path": 0.0, "factors": "none", "bits": None, "quantize_share": 0.0},
-    "ap": {"projection": "fixed", "factors": "none", "bits": None, "quantize_share": 0.0},
-    "nap": {"projection": "fixed", "factors": "none", "bits": None, "quantize_share": 0.0, "objective": "natural"},
-    "alr": {"factors": "none", "bits": None},
-    "dense": {"keep": 1.0, "projection": "fixed", "factors": "none", "bits": None, "quantize_share": 0.0},
-    # of arXiv:1903.12561
-    "admm": {
-        "projection": "admm",
-        "scope": "layer",
-        "search_share": 0.5,
-        "path": 0.0,
-        "factors": "none",
-        "bits": None,
-        "quantize_share": 0.0,
-    },
-    # of arXiv:2002.10509, and what it is compared with: the least weight magnitude of every layer
-    "hydra": {
-        "projection": "scores",
-        "scope": "layer",
-        "search_share": 0.2,
-        "path": 0.0,
-        "factors": "none",
-        "bits": None,
-        "quantize_share": 0.0,
-    },
-    "lwm": {"projection": "fixed", "scope": "layer", "factors": "none", "bits": None, "quantize_share": 0.0},
-}
 
 
 class CompressConfig(ScheduleConfig):

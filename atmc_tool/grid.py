@@ -8,7 +8,8 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from atmc_tool.config import BASELINES, CompressConfig
+from atmc_tool.baselines import leave_to_method
+from atmc_tool.config import CompressConfig
 from atmc_tool.config_errors import explain
 from atmc_tool.errors import UsageError
 from atmc_tool.settings import read_recipe
@@ -201,16 +202,7 @@ class Grid(BaseModel):
         own settings may change them.
         """
         own = cell.entry.settings
-        shared = [_without(layer, BASELINES.get(own["method"], {})) for layer in self.shared(cell.seed)]
-        return [*shared, {"compress": {**own, cell.budget.kind: cell.budget.value}}]
-
-
-def _without(layer: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """`layer` without the `keys` of its section `compress`."""
-    section = layer.get("compress")
-    if not isinstance(section, Mapping):
-        return dict(layer)
-    return {**layer, "compress": {key: value for key, value in section.items() if key not in keys}}
+        return leave_to_method([*self.shared(cell.seed), {"compress": {**own, cell.budget.kind: cell.budget.value}}])
 
 
 def _entry(method: object) -> object:

@@ -204,3 +204,13 @@ def test_alr_below_rank_one_is_infeasible(cli: Cli, digits_run: Path, tmp_path: 
     failed = cli("compress model.pt --method alr --keep 0.01 --dry-run", tmp_path)
     assert failed.code == 6
     assert "expected keep of at least 0.0" in failed.error
+
+
+def test_a_preset_does_not_make_a_method_something_else(cli: Cli, folder: Path) -> None:
+    for method, expected in (("al0", ("hard", None, "none")), ("hydra", ("scores", None, "none"))):
+        done = cli(f"compress model.pt --preset published --method {method} --keep 0.1 --dry-run --json", folder)
+        assert done.code == 0, done.err
+        section = json.loads(done.out)["config"]["compress"]
+        assert (section["projection"], section["bits"], section["factors"]) == expected
+    done = cli("compress model.pt --preset published --method al0 --bits 3 --keep 0.1 --dry-run --json", folder)
+    assert json.loads(done.out)["config"]["compress"]["bits"] == 3

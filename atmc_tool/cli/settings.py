@@ -24,6 +24,7 @@ def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
         UsageError: an unknown key, or a value out of range.
         InputError: a configuration file that is missing or damaged; or `recorded` names code that the user does not.
     """
+    from atmc_tool.baselines import leave_to_method
     from atmc_tool.settings import parse_assignments, read_recipe, read_yaml
 
     options = dict(given(click.get_current_context()))
@@ -36,7 +37,7 @@ def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
         parse_assignments(assignments),
         _nested(options),
     ]
-    return layered(layers, recorded)
+    return layered(leave_to_method(layers), recorded)
 
 
 def layered(layers: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any] | None = None) -> "Config":
