@@ -210,7 +210,7 @@ class CompressConfig(ScheduleConfig):
         ):
             raise ValueError("alr prunes no entries: leave structure, scope, layers and keep_zeros out")
         if self.method == "dense" and (self.keep != 1 or self.size or self.nominal_size):
-            raise ValueError("dense keeps every weight: its keep is 1, it takes no size; ap prunes")
+            raise ValueError("dense keeps every weight: leave keep and size out, or take another method")
         return self
 
     @model_validator(mode="after")
@@ -218,6 +218,10 @@ class CompressConfig(ScheduleConfig):
         pattern = parse_n_of_m(self.structure)
         if pattern is None and self.structure not in STRUCTURES:
             raise ValueError(f"structure is one of {', '.join(STRUCTURES)}, or N:M such as 2:4")
+        if pattern is not None and self.keep is not None and self.keep > pattern[0] / pattern[1]:
+            raise ValueError(
+                f"{self.structure} keeps at most {pattern[0] / pattern[1]:.4g}: leave keep out, or lower it"
+            )
         if pattern is None and self.structure != "irregular" and self.scope == "global":
             raise ValueError(f"{self.structure} has a budget per layer: leave scope out, or say layer")
         if self.factors != "none" and (self.structure != "irregular" or self.scope == "layer"):

@@ -224,7 +224,7 @@ def _entry(method: object) -> object:
     settings.setdefault("method", label)
     keep = settings.pop("keep", []) if isinstance(settings.get("keep"), list) else []
     if settings["method"] not in METHODS:
-        known = ", ".join((DENSE, *METHODS))
+        known = ", ".join(METHODS)
         raise ValueError(f"{label}: no method {settings['method']!r}; known: {known}")
     return Entry(label=label, settings=settings, keep=tuple(keep))
 

@@ -214,3 +214,15 @@ def test_a_preset_does_not_make_a_method_something_else(cli: Cli, folder: Path) 
         assert (section["projection"], section["bits"], section["factors"]) == expected
     done = cli("compress model.pt --preset published --method al0 --bits 3 --keep 0.1 --dry-run --json", folder)
     assert json.loads(done.out)["config"]["compress"]["bits"] == 3
+
+
+def test_a_structure_says_what_it_keeps_whole_and_where_to_go_on(cli: Cli, folder: Path) -> None:
+    short = "--max-steps 2 --set attack.steps=1 --set evaluation.n=50 --set evaluation.restarts=1 -q"
+    done = cli(f"compress model.pt --structure filter --keep 0.5 {short} -o filters", folder)
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    assert "kept whole, for the structure does not fit them: fc1.weight, fc2.weight" in text
+    assert "next: atmc-tool export filters --onnx, then atmc-tool verify filters" in text
+    assert cli("export filters --onnx -q", folder).code == 0
+    refused = cli("compress model.pt --structure 2:4 --keep 0.9 --dry-run", folder)
+    assert (refused.code, "2:4 keeps at most 0.5" in refused.error) == (2, True)

@@ -193,9 +193,12 @@ def _report(
     model: "CompressedModel", content: bytes, folder: "RunFolder", not_compressed: Mapping[str, str]
 ) -> dict[str, Any]:
     from atmc_tool.files import sha256
+    from atmc_tool.structure_names import STRUCTURES
     from exporters.atmc_file import describe
 
-    totals = describe(content)["totals"]
+    described, compress = describe(content), model.manifest["config"]["compress"]
+    totals = described["totals"]
+    by_units = compress["structure"] in STRUCTURES[1:]
     kept = {
         factor: sum(weight.factors[factor].kept for weight in model.weights.values() if factor in weight.factors)
         for factor in ("U", "V", "C")
@@ -206,13 +209,15 @@ def _report(
         "sizes": sizes(model, content),
         "kept": {**kept, "total": totals["kept"], "weights": totals["weights"], "share": totals["density"]},
         "not_compressed": dict(not_compressed),
-        "factors": model.manifest["config"]["compress"]["factors"],
+        "kept_whole": [layer["name"] for layer in described["layers"] if by_units and layer["density"] == 1],
+        "factors": compress["factors"],
         "metrics": model.manifest["metrics"],
     }
 
 
 def _show(report: dict[str, Any], as_json: bool) -> None:
     from atmc_tool.cli.render import show_json, show_line, show_table
+    from atmc_tool.config import Config
 
     if as_json:
         show_json(report)
@@ -246,7 +251,10 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     for reason, names in left.items():
         more = f" and {len(names) - NAMED} more (--json names all)" if len(names) > NAMED else ""
         show_line(f"not compressed, {reason}: {', '.join(names[:NAMED])}{more}")
-    show_line(f"{report['model']['path']}   next: atmc-tool export --onnx, then atmc-tool verify")
+    if report["kept_whole"]:
+        show_line(f"kept whole, for the structure does not fit them: {', '.join(report['kept_whole'])}")
+    run = "" if report["run"] == str(Config().run) else f" {report['run']}"
+    show_line(f"{report['model']['path']}   next: atmc-tool export{run} --onnx, then atmc-tool verify{run}")
 
 
 def _show_plan(feasibility: "Feasibility", as_json: bool) -> None:

@@ -114,7 +114,10 @@ def config_sources(command: F) -> F:
     return _join(
         setting("source.file", "-c", "--config", type=PATH, help="Settings as YAML; default: atmc.yaml, if here."),
         setting(
-            "source.preset", "--preset", metavar="NAME", help="A recipe that comes with the package: mnist, published."
+            "source.preset",
+            "--preset",
+            metavar="NAME",
+            help="A recipe of the package, such as mnist; a wrong name lists all.",
         ),
         setting(
             "source.assignments",
