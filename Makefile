@@ -36,6 +36,10 @@ bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/codebooks.py
 	$(BIN)/python benchmarks/own_work.py
+	for grid in mnist structures-mnist structures-cifar10; do \
+		$(BIN)/atmc-tool compare benchmarks/grids/$$grid.yaml -o build/benchmarks/$$grid; done
+	$(BIN)/python benchmarks/structures.py mnist=build/benchmarks/structures-mnist \
+		cifar10=build/benchmarks/structures-cifar10
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/precision.py digits --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/precision.py mnist --seeds 0 1
