@@ -80,7 +80,7 @@ def test_own_settings_win() -> None:
         ({"methods": ["nap"]}, "exactly one of keep and size"),
         ({**SMALL, "size": ["20KB"]}, "exactly one of keep and size"),
         ({"methods": ["dense"], "keep": [0.1]}, "dense alone takes no budget"),
-        ({**SMALL, "methods": ["nip"]}, "no method 'nip'; known: dense, atmc"),
+        ({**SMALL, "methods": ["nip"]}, "no method 'nip'; known: atmc, al0"),
         ({**SMALL, "methods": [{"x": {"bits": 3}}]}, "no method 'x'"),
         ({**SMALL, "methods": ["nap", "nap"]}, "the label nap is there twice"),
         ({**SMALL, "methods": ["nap", {"nap": None}]}, "the label nap is there twice"),
