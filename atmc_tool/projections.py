@@ -46,7 +46,7 @@ def _largest_of_array(values: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
     """`_largest` by NumPy, whose selection is vectorised: 11 million entries in 70 ms against 245 ms of torch's.
 
     Where k is small only those values are looked at that are at least as large as a bound, which a sample gives; if
-    fewer than k are, all: 1 % of 1.2 million take 2 ms instead of 12.
+    fewer than k are, all: 0.4 % of 1.2 million take 2 ms, where a selection among all takes 9 alone.
     """
     n = len(values)
     stride = n // SAMPLE

@@ -8,7 +8,6 @@ Works in build/benchmarks/<name>-<seed>; steps whose output is there are not run
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -17,6 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from atmc_tool.machine import machine
 from exporters.atmc_file import read_atmc
 from exporters.dense import dense_bytes, gzip_dense_bytes
 
@@ -78,9 +80,8 @@ def run(name: str, seed: int) -> dict[str, Any]:
 
 def processor() -> str:
     """Name of the processor, and how many cores there are."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
+    facts = machine(torch.device("cpu"))
+    return f"{facts['processor']}, {facts['cores']} cores"
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanSd:
     """Mean and sample standard deviation (over n − 1); None where there is one value."""
 
     mean: float
@@ -101,7 +101,7 @@ class Point:
     label: str
     budget: str | None
     n: int
-    values: Mapping[str, Spread]
+    values: Mapping[str, MeanSd]
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -123,9 +123,9 @@ QUANTITIES = (
 )
 
 
-def spread(values: Sequence[float]) -> Spread:
+def mean_sd(values: Sequence[float]) -> MeanSd:
     """Mean and sample standard deviation of at least one value."""
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    return MeanSd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def points(runs: Sequence[Run]) -> list[Point]:
@@ -137,7 +137,7 @@ def points(runs: Sequence[Run]) -> list[Point]:
     found = []
     for (label, budget), facts in groups.items():
         columns = {name: [fact[name] for fact in facts] for name in QUANTITIES}
-        values = {name: spread(column) for name, column in columns.items() if None not in column}
+        values = {name: mean_sd(column) for name, column in columns.items() if None not in column}
         found.append(Point(label, budget, len(facts), values))
     return found
 

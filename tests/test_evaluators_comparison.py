@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.comparison import QUANTITIES, Outcome, Run, points, spread, to_csv
+from evaluators.comparison import QUANTITIES, Outcome, Run, mean_sd, points, to_csv
 
 OUTCOME = Outcome(10, 100, 400, 40, 90, 0.9, 0.5, "pgd", "linf", "8/255", 20, 3, 1000, 0, 7.5)
 RUN = Run("a-keep0.1-seed0", "a", "atmc", "keep 0.1", 4, 0, 50, 6400, 4.0, OUTCOME)
@@ -18,16 +18,16 @@ RUN = Run("a-keep0.1-seed0", "a", "atmc", "keep 0.1", 4, 0, 50, 6400, 4.0, OUTCO
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
 def test_spread_is_mean_and_sample_deviation(values: list[float]) -> None:
-    found = spread(values)
+    found = mean_sd(values)
     assert np.isclose(found.mean, np.mean(values), rtol=1e-12, atol=1e-15)
     assert found.sd == statistics.stdev(values)
     assert np.isclose(found.sd, np.std(values, ddof=1), rtol=1e-6, atol=1e-12)
 
 
 def test_one_run_has_no_deviation() -> None:
-    assert spread([0.25]).sd is None
-    assert spread([0.25]).text == "0.25"
-    assert spread([0.25, 0.75]).text == "0.5 ± 0.35"
+    assert mean_sd([0.25]).sd is None
+    assert mean_sd([0.25]).text == "0.25"
+    assert mean_sd([0.25, 0.75]).text == "0.5 ± 0.35"
 
 
 def test_points_group_seeds_and_leave_failed_runs_out() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from atmc_tool import __version__
 from atmc_tool.budget import compressible
 from atmc_tool.cli.comparison import Job, Plan
-from atmc_tool.cli.compress import sizes
 from atmc_tool.cli.measurement import measure
 from atmc_tool.cli.run_folder import REPORT, RunFolder
 from atmc_tool.cli.start import Start, copied
@@ -25,6 +24,7 @@ from atmc_tool.tied import own_state
 from evaluators.comparison import Outcome, Run, points, to_csv
 from evaluators.report.comparison_report import Comparison, comparison_figure, comparison_report
 from exporters.atmc_file import LIMITS, describe, read_atmc
+from exporters.dense import dense_bytes
 
 MAX_REPORT_BYTES = 1 << 24
 RESULTS, TABLE, PAGE, FIGURE = "results.json", "results.csv", "compare.html", "compare.svg"
@@ -59,14 +59,14 @@ def outcome_of(plan: Plan, job: Job) -> Outcome:
         card = read_model(job.result).card
         return _dense_outcome(plan.start, {} if card is None else card.metrics, seconds, job.result)
     model, content = read_atmc(job.result), read_bytes(job.result, LIMITS.file_bytes)
-    totals, named = describe(content)["totals"], list(sizes(model, content).values())
+    totals = describe(content)["totals"]
     metrics = model.manifest.get("metrics", {}).get("compressed", {})
     return Outcome(
         kept=totals["kept"],
         weights=totals["weights"],
-        dense_bytes=named[0],
-        nominal_bytes=named[2],
-        file_bytes=named[3],
+        dense_bytes=dense_bytes(model),
+        nominal_bytes=-(-totals["nominal_bits"] // 8),
+        file_bytes=len(content),
         seconds=seconds,
         worst_case=_worst_case(job) if job.verify else None,
         **_measured(metrics, job.result),

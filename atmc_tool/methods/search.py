@@ -60,8 +60,8 @@ class Search(Protocol):
         ...
 
 
-class _ByMagnitude:
-    """What the searches that train the weights alone have in common; `fixed` is no more than this."""
+class Fixed:
+    """No search: what is largest at the start is kept. The others change what it does."""
 
     trains_weights = True
 
@@ -102,7 +102,7 @@ class _ByMagnitude:
         self._masks = [mask.to(t.device) for mask, t in zip(state["masks"], self._flat, strict=True)]
 
 
-class Latent(_ByMagnitude):
+class Latent(Fixed):
     """θ stays dense; the network runs with what the budget keeps of it, and the gradient goes straight to all of θ.
 
     So pruned entries can return. Lin et al. 2020 (arXiv:2006.07253).
@@ -113,7 +113,7 @@ class Latent(_ByMagnitude):
         return [straight_through_mask(t, mask) for t, mask in zip(self._flat, self._masks, strict=True)]
 
 
-class Hard(_ByMagnitude):
+class Hard(Fixed):
     """θ is projected after every step, as published (arXiv:1902.03538, Algorithm 1, line 5)."""
 
     @torch.no_grad()
@@ -121,7 +121,3 @@ class Hard(_ByMagnitude):
         self._masks = self._selection.masks(self._importance, kept)
         for tensor, mask in zip(self._flat, self._masks, strict=True):
             tensor.mul_(mask)
-
-
-class Fixed(_ByMagnitude):
-    """No search: what is largest at the start is kept."""

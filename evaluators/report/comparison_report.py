@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluators.comparison import Point, Run, Spread, points
+from evaluators.comparison import MeanSd, Point, Run, points
 from evaluators.report.page import render
 from evaluators.report.size_figures import draw_alone, draw_inline, size_figures
 
@@ -60,7 +60,7 @@ def table(found: Sequence[Point], columns: Mapping[str, str] = COLUMNS) -> tuple
     return ["method", "budget", "runs", *present.values()], rows
 
 
-def _cell(name: str, value: Spread | None) -> str:
+def _cell(name: str, value: MeanSd | None) -> str:
     """Accuracies as mean ± standard deviation in per cent, all else as the mean."""
     if value is None:
         return "–"

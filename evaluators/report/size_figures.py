@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evaluators.comparison import Point, Spread
+from evaluators.comparison import MeanSd, Point
 from evaluators.report.figures import LINES, TEXT, alone, inline, logarithmic, rendered
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _plot(axes: "Axes", figure: SizeFigure) -> None:
     axes.set_xlabel(figure.axis)
 
 
-def _bars(values: Sequence[Spread]) -> list[float] | None:
+def _bars(values: Sequence[MeanSd]) -> list[float] | None:
     """Standard deviations, None where there are none."""
     return [value.sd or 0.0 for value in values] if any(value.sd for value in values) else None
 
