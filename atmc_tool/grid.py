@@ -141,10 +141,12 @@ class Grid(BaseModel):
     def _fits_together(self) -> "Grid":
         if not self.methods:
             raise ValueError("name at least one method in methods")
-        compressed = any(not entry.is_dense for entry in self.methods)
-        if bool(self.keep) + bool(self.size) != (1 if compressed else 0):
-            what = "give budgets in exactly one of keep and size" if compressed else "dense alone takes no budget"
-            raise ValueError(what)
+        given = bool(self.keep) + bool(self.size)
+        if any(not (entry.is_dense or entry.keep) for entry in self.methods):
+            if given != 1:
+                raise ValueError("give budgets in exactly one of keep and size")
+        elif given and not self.compressions:
+            raise ValueError("dense alone takes no budget")
         listed: list[tuple[str, Sequence[object]]] = [
             ("label", [entry.label for entry in self.methods]),
             ("budget", [*self.keep, *self.size]),

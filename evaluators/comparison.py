@@ -19,6 +19,7 @@ class Outcome:
     attack … :       how robust accuracy was measured
     worst_case:      accuracy under all attacks on the exported file in onnxruntime; None where that was not asked for
     seconds:         of training, over all resumptions; None for a network that was given
+    validation_robust: accuracy under PGD-10 on images held out from training, to choose by; None where not measured
     """
 
     kept: int
@@ -37,6 +38,7 @@ class Outcome:
     attack_seed: int
     seconds: float | None
     worst_case: float | None = None
+    validation_robust: float | None = None
 
     @property
     def density(self) -> float:
@@ -116,6 +118,7 @@ QUANTITIES = (
     "file_bytes",
     "clean_accuracy",
     "robust_accuracy",
+    "validation_robust",
     "worst_case",
     "steps",
     "passes_per_image",

@@ -18,6 +18,7 @@ import yaml
 from conftest import ROOT, Cli, run_atmc
 from test_evaluators_report_run_report import Page
 
+from atmc_tool.models.reading import read_model
 from exporters.atmc_file import read_atmc
 
 pytestmark = pytest.mark.xdist_group("compared")  # one fixture, one process
@@ -99,6 +100,14 @@ def test_results_say_what_the_files_are(compared: Path) -> None:
         assert (run["steps"], run["passes"]) == (3, 3 * 128 * passes)
         assert run["passes_per_image"] == 3 * 128 * passes / TRAINING_IMAGES
         assert run["seconds"] > 0
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert run["validation_robust"] == lines[-1].get("validation_robust")
+    for label in ("nap", "atmc-8"):  # measured once for all that start from them
+        dense = [read_atmc(path).manifest["metrics"]["dense"] for path in out.glob(f"runs/{label}-*/model.atmc")]
+        source = "natural" if label == "nap" else "dense"
+        card = read_model(out / f"{source}-seed0.pt").card
+        assert card is not None
+        assert dense == [card.metrics] * 2
     assert yaml.safe_load((out / "natural-seed0.train" / "config.yaml").read_text())["train"]["objective"] == "natural"
     assert found["machine"]["cores"] >= 1
     assert found["command"] == "atmc-tool compare grid.yaml -o out"

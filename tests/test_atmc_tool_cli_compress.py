@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import ROOT, Cli
 
+from atmc_tool.cli.compress import warn_of_guessing
 from atmc_tool.models import ARCHITECTURES
 
 SHORT = "--set attack.steps=1 --set evaluation.n=20 --set evaluation.steps=1 --set evaluation.restarts=1"
@@ -112,6 +113,18 @@ def test_one_line_per_epoch_where_stderr_is_no_terminal(cli: Cli, folder: Path) 
     assert all(word in lines[-1] for word in ("step", "loss", "clean", "robust", "kept", "primal", "dual", "ETA"))
     assert "\x1b" not in done.out + done.err
     assert cli(f"compress model.pt --epochs 1 {SHORT} -q -o quiet", folder).err == ""
+
+
+def test_a_network_that_only_guesses_is_named_as_such(cli: Cli, folder: Path) -> None:
+    done = cli(f"compress model.pt --method nap --keep 0.0002 --max-steps 1 {SHORT}", folder)
+    assert done.code == 0, done.err
+    assert "warning: the compressed network is no better than guessing (clean accuracy 0." in done.err
+
+
+@pytest.mark.parametrize(("clean", "said"), [(0.1, True), (0.119, True), (0.2, False), (0.98, False)])
+def test_guessing_is_told_apart_by_its_error(clean: float, said: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    warn_of_guessing({"clean_accuracy": clean, "n": 1000}, 10)
+    assert ("guessing" in capsys.readouterr().err) == said
 
 
 def test_code_of_the_user_for_network_and_data(cli: Cli, folder: Path) -> None:

@@ -58,6 +58,11 @@ def test_a_later_kind_of_budget_takes_back_the_earlier(kinds: list[tuple[str, fl
     assert stated == dict([kinds[1]])
 
 
+def test_methods_with_budgets_of_their_own_need_none_of_the_grid() -> None:
+    grid = build_grid({"methods": ["dense", {"al0": {"keep": [0.5]}}, {"nap": {"keep": [0.25, 0.125]}}]})
+    assert [cell.name for cell in grid.cells(0)] == ["al0-keep0.5-seed0", "nap-keep0.25-seed0", "nap-keep0.125-seed0"]
+
+
 def test_own_settings_win() -> None:
     grid = build_grid(
         {

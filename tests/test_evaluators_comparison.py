@@ -43,7 +43,7 @@ def test_points_group_seeds_and_leave_failed_runs_out() -> None:
     assert found[0].values["clean_accuracy"].sd == statistics.stdev(clean)
     assert found[0].values["file_bytes"].mean == 91
     assert np.isclose(found[0].values["density"].mean, 0.1)
-    assert set(found[0].values) == set(QUANTITIES) - {"worst_case"}
+    assert set(found[0].values) == set(QUANTITIES) - {"validation_robust", "worst_case"}
     assert found[1].values["worst_case"].mean == 0.4
     assert found[0].to_json()["clean_accuracy"] == {"mean": statistics.fmean(clean), "sd": statistics.stdev(clean)}
 

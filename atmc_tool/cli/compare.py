@@ -111,6 +111,7 @@ def _run_all(plan: "Plan", record: "Callable[[list[Run]], object]") -> "list[Run
     from atmc_tool.cli.render import note
 
     runs = []
+    measured: dict[Path, dict[str, Any]] = {}
     if plan.measures_dense:
         note(f"[1/{plan.planned}] dense: {plan.grid.dense}")
         runs.append(given_dense(plan))
@@ -119,7 +120,7 @@ def _run_all(plan: "Plan", record: "Callable[[list[Run]], object]") -> "list[Run
         note(f"[{len(runs) + 1}/{plan.planned}] {job.title}" + (": finished before" if before else ""))
         try:
             if not before:
-                run_job(job, plan.start.skeleton)
+                run_job(job, plan, measured)
             runs.append(run_of(job, outcome_of(plan, job)))
         except InterruptedRunError:
             raise

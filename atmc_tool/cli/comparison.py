@@ -9,6 +9,7 @@ from typing import Any
 from atmc_tool.cli.compress import run_compression
 from atmc_tool.cli.export import exported
 from atmc_tool.cli.feasibility import Feasibility, check_feasible
+from atmc_tool.cli.render import counted
 from atmc_tool.cli.run_folder import ONNX, REPORT, RunFolder
 from atmc_tool.cli.settings import layered, portable
 from atmc_tool.cli.start import Start, read_start, untrained_start, warn_of_missing_rules
@@ -202,12 +203,14 @@ def _check_all_feasible(
 ) -> dict[tuple[str, str], Feasibility]:
     """What each method and budget means for the network; it does not depend on the seed."""
     found, wrong = {}, []
-    for cell in cells:
-        config = start.config.model_copy(update={"compress": configs[cell.name].compress})
-        try:
-            found[cell.settings] = check_feasible(replace(start, config=config))
-        except InfeasibleBudgetError as error:
-            wrong.append(f"{cell.entry.label} {cell.budget.text}: {error}")
+    with counted("checking budgets") as progress:
+        for i, cell in enumerate(cells, 1):
+            config = start.config.model_copy(update={"compress": configs[cell.name].compress})
+            try:
+                found[cell.settings] = check_feasible(replace(start, config=config))
+            except InfeasibleBudgetError as error:
+                wrong.append(f"{cell.entry.label} {cell.budget.text}: {error}")
+            progress(i, len(cells))
     if wrong:
         raise InfeasibleBudgetError(f"{len(wrong)} of {len(cells)} budgets can't be met: {'; '.join(wrong)}")
     return found
@@ -236,20 +239,22 @@ def _compression(grid: Grid, start: Start, folder: Path, cell: Cell, source: Pat
     )
 
 
-def run_job(job: Job, skeleton: bytes) -> None:
-    """Run `job` to its end, from its checkpoint where there is one; `skeleton` is that of all networks of the plan.
+def run_job(job: Job, plan: Plan, measured: dict[Path, dict[str, Any]]) -> None:
+    """Run `job` of `plan` to its end, from its checkpoint where there is one.
+
+    measured: file of a dense network → its facts, known since an earlier run; those of this one are added
 
     Raises:
         InterruptedRunError: Ctrl-C; the state is saved.
         AtmcError: it failed.
     """
     if not job.trained:
-        _train(job, skeleton)
+        _train(job, plan, measured)
     if job.verify:
         _verify(job)
 
 
-def _train(job: Job, skeleton: bytes) -> None:
+def _train(job: Job, plan: Plan, measured: dict[Path, dict[str, Any]]) -> None:
     resume = job.folder.config.is_file()
     if job.cell is None:
         train_dense(job.config, job.result, job.folder, Ranks(), resume=resume)
@@ -257,8 +262,10 @@ def _train(job: Job, skeleton: bytes) -> None:
     assert job.source is not None
     if not job.source.is_file():
         raise AtmcError(f"the network that it starts from is not there: {job.source}")
-    start = read_start(job.source, {}, False, lambda _: job.config, skeleton)
-    run_compression(start, check_feasible(start), job.folder, Ranks(), resume)
+    start = read_start(job.source, {}, False, lambda _: job.config, plan.start.skeleton, plan.start.data)
+    report = run_compression(start, check_feasible(start), job.folder, Ranks(), resume, measured.get(job.source))
+    assert report is not None  # for there is one rank
+    measured[job.source] = report["metrics"]["dense"]
 
 
 def _verify(job: Job) -> None:

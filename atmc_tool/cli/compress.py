@@ -119,9 +119,16 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
 
 
 def run_compression(
-    start: "Start", feasibility: "Feasibility", folder: "RunFolder", ranks: "Ranks", resume: bool
+    start: "Start",
+    feasibility: "Feasibility",
+    folder: "RunFolder",
+    ranks: "Ranks",
+    resume: bool,
+    measured: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Train, measure, write model.atmc; what there is to report. None on every rank but the first, which writes.
+
+    measured: facts of the dense network, where it was measured before
 
     Raises: as `run_training`.
     """
@@ -150,23 +157,18 @@ def run_compression(
     rest = {name: array for name, array in arrays(own_state(network)).items() if name not in weights}
     model = CompressedModel(weights, rest, start.skeleton, {})
     shipped = {name: torch.from_numpy(array).to(device) for name, array in model.state().items()}
-    states = {"dense": dense, "compressed": shipped}
+
+    def facts(state: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
+        threat_model, evaluation = start.threat_model, config.evaluation
+        return measure(network, state, card.mean, card.std, data, threat_model, evaluation, name, ranks)
+
     metrics = {
-        name: measure(
-            network,
-            state,
-            card.mean,
-            card.std,
-            data,
-            start.threat_model,
-            config.evaluation,
-            f"the {name} network",
-            ranks,
-        )
-        for name, state in states.items()
+        "dense": facts(dense, "the dense network") if measured is None else dict(measured),
+        "compressed": facts(shipped, "the compressed network"),
     }
     if not ranks.first:
         return None
+    warn_of_guessing(metrics["compressed"], data.n_classes)
     model = CompressedModel(weights, rest, start.skeleton, start.manifest(metrics))
     content = encode_model(model)
     write_atomic(folder.model, content)
@@ -174,6 +176,19 @@ def run_compression(
     kept = (report["kept"]["total"], report["kept"]["weights"])
     conclude(config, folder.path, Results(report["sizes"], report["metrics"], kept))
     return report
+
+
+def warn_of_guessing(measured: Mapping[str, Any], n_classes: int) -> None:
+    """Say so where clean accuracy is not above that of guessing by three standard errors."""
+    from atmc_tool.cli.render import note
+
+    guessing = 1 / n_classes
+    clean, error = measured["clean_accuracy"], (guessing * (1 - guessing) / measured["n"]) ** 0.5
+    if clean <= guessing + 3 * error:
+        note(
+            f"warning: the compressed network is no better than guessing (clean accuracy {clean:.3f}). "
+            "Hint: a larger budget, more epochs, or another --method"
+        )
 
 
 def sizes(model: "CompressedModel", content: bytes) -> dict[str, int]:

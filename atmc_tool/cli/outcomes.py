@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def outcome_of(plan: Plan, job: Job) -> Outcome:
     seconds = _seconds(job.folder)
     if job.cell is None:
         card = read_model(job.result).card
-        return _dense_outcome(plan.start, {} if card is None else card.metrics, seconds, job.result)
+        found = _dense_outcome(plan.start, {} if card is None else card.metrics, seconds, job.result)
+        best = max((share for share in _validation(job.folder) if share is not None), default=None)
+        return replace(found, validation_robust=best)
     model, content = read_atmc(job.result), read_bytes(job.result, LIMITS.file_bytes)
     totals = describe(content)["totals"]
     metrics = model.manifest.get("metrics", {}).get("compressed", {})
@@ -69,6 +72,7 @@ def outcome_of(plan: Plan, job: Job) -> Outcome:
         file_bytes=len(content),
         seconds=seconds,
         worst_case=_worst_case(job) if job.verify else None,
+        validation_robust=_validation(job.folder)[-1],
         **_measured(metrics, job.result),
     )
 
@@ -113,6 +117,11 @@ def _worst_case(job: Job) -> float | None:
         return None if robust is None else float(robust["accuracy"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged", hint="remove it and go on with --resume") from error
+
+
+def _validation(folder: RunFolder) -> list[float | None]:
+    """Robust accuracy on held-out training images, epoch by epoch, after a None for none at all."""
+    return [None, *(line.get("validation_robust") for line in read_metrics(folder.path / METRICS))]
 
 
 def _seconds(folder: RunFolder) -> float | None:

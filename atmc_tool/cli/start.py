@@ -71,11 +71,13 @@ def read_start(
     trust_pickle: bool,
     resolve: Callable[[Mapping[str, Any]], Config] = resolve,
     skeleton: bytes | None = None,
+    data: DataSet | None = None,
 ) -> Start:
     """Read the network in `path`. What the user does not state is what `recorded` (of a resumed run) or the file says.
 
     resolve:  what files say → the configuration; by default that of the running command
     skeleton: of the same network with other weights, where it was traced before
+    data:     what the configuration names, where it was read before
 
     Raises:
         UsageError: something is stated nowhere, or a value can't be.
@@ -89,7 +91,7 @@ def read_start(
     threat_model = _threat_model(config, f"{path} states none")
     torch.manual_seed(config.seed)
     network = fitted_network(architecture, file.state)
-    data = load_configured(config)
+    data = data or load_configured(config)
     shape = architecture.image_shape or (file.card.image_shape if file.card else None)
     check_fit(network, architecture.name, data, shape)
     known = None if file.module is not None else architecture.name  # a pickled module brings its own

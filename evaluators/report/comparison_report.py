@@ -13,6 +13,7 @@ COLUMNS = {  # quantity → its name in the table
     "file_bytes": "real bytes",
     "clean_accuracy": "clean, %",
     "robust_accuracy": "robust, %",
+    "validation_robust": "robust on held-out, %",
     "worst_case": "worst case, %",
     "steps": "steps",
     "passes_per_image": "passes per image",
@@ -66,7 +67,7 @@ def _cell(name: str, value: MeanSd | None) -> str:
         return "–"
     if name == "density":
         return f"{value.mean:.3g}" if value.mean < 0.001 else f"{value.mean:.4f}"
-    if name.endswith("accuracy") or name == "worst_case":
+    if name.endswith("accuracy") or name in ("validation_robust", "worst_case"):
         return f"{100 * value.mean:.2f}" + ("" if value.sd is None else f" ± {100 * value.sd:.2f}")
     return f"{value.mean:,.0f}"
 
