@@ -136,6 +136,7 @@ def run_compression(
 
     from atmc_tool.budget import compressible
     from atmc_tool.cli.measurement import measure
+    from atmc_tool.cli.render import note
     from atmc_tool.cli.start import copied
     from atmc_tool.cli.subject import arrays, conclude, run_training, training_setup
     from atmc_tool.compressed import CompressedModel
@@ -168,7 +169,12 @@ def run_compression(
     }
     if not ranks.first:
         return None
-    warn_of_guessing(metrics["compressed"], data.n_classes)
+    clean, n = metrics["compressed"]["clean_accuracy"], metrics["compressed"]["n"]
+    if only_guesses(clean, n, data.n_classes):
+        note(
+            f"warning: the compressed network is no better than guessing (clean accuracy {clean:.3f}). "
+            "Hint: a larger budget, more epochs, or another --method"
+        )
     model = CompressedModel(weights, rest, start.skeleton, start.manifest(metrics))
     content = encode_model(model)
     write_atomic(folder.model, content)
@@ -178,17 +184,10 @@ def run_compression(
     return report
 
 
-def warn_of_guessing(measured: Mapping[str, Any], n_classes: int) -> None:
-    """Say so where clean accuracy is not above that of guessing by three standard errors."""
-    from atmc_tool.cli.render import note
-
+def only_guesses(clean_accuracy: float, n: int, n_classes: int) -> bool:
+    """Whether accuracy on n images is not above that of guessing by three standard errors."""
     guessing = 1 / n_classes
-    clean, error = measured["clean_accuracy"], (guessing * (1 - guessing) / measured["n"]) ** 0.5
-    if clean <= guessing + 3 * error:
-        note(
-            f"warning: the compressed network is no better than guessing (clean accuracy {clean:.3f}). "
-            "Hint: a larger budget, more epochs, or another --method"
-        )
+    return clean_accuracy <= guessing + 3 * (guessing * (1 - guessing) / n) ** 0.5
 
 
 def sizes(model: "CompressedModel", content: bytes) -> dict[str, int]:
