@@ -1,5 +1,6 @@
 """`atmc-tool compress`: a trained network under a budget, as model.atmc in a run folder."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,7 +188,7 @@ def run_compression(
 def only_guesses(clean_accuracy: float, n: int, n_classes: int) -> bool:
     """Whether accuracy on n images is not above that of guessing by three standard errors."""
     guessing = 1 / n_classes
-    return clean_accuracy <= guessing + 3 * (guessing * (1 - guessing) / n) ** 0.5
+    return clean_accuracy <= guessing + 3 * math.sqrt(guessing * (1 - guessing) / n)
 
 
 def sizes(model: "CompressedModel", content: bytes) -> dict[str, int]:
