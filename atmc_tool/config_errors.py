@@ -1,9 +1,17 @@
 """What is wrong with settings, as one line."""
 
 import difflib
+import re
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
+
+COMPARISONS = {  # pydantic's words → ours
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -13,7 +21,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return f"unknown configuration key {key}. Hint: {_nearest_key(path, model)}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    message = re.sub(r"a valid dictionary or instance of \w+", "a mapping of keys", message)
+    for long, short in COMPARISONS.items():
+        message = message.replace(long, short)
     if not key:
         return message
     return f"{key}: {message}" if first["type"] == "value_error" else f"{key}: {message}, got {first['input']!r}"

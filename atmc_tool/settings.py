@@ -69,8 +69,10 @@ def _parse_yaml(text: str, where: str) -> dict[str, Any]:
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """`["compress.lr=0.1", "seed=3"]` → nested settings; values are read as YAML.
 
+    Below a section and its key, dots are part of a name: `compress.layers.conv1.weight=0.5`.
+
     Raises:
-        UsageError: no `=`, or a value that is not YAML.
+        UsageError: no `=`, a value that is not YAML, or a key below one that has a value.
     """
     result: dict[str, Any] = {}
     for assignment in assignments:
@@ -83,10 +85,12 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UsageError(f"the value of --set {key} is not understood", got=repr(value)) from error
-        *sections, last = key.strip().split(".")
+        *sections, last = key.strip().split(".", 2)
         target = result
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise UsageError(f"--set gives {section} both a value and keys of its own", got=repr(assignment))
         target[last] = parsed
     return result
 
