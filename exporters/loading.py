@@ -20,7 +20,7 @@ YOUR_OWN = "atmc_tool.load(path, model=YourNetwork())"
 
 
 def load(path: str | Path, model: "nn.Module | None" = None) -> "NormalizedNetwork":
-    """The network in the `.atmc` file `path`, in evaluation mode, on the CPU.
+    """The network in the `.atmc` file `path`, in evaluation mode, where `model` is, else on the CPU.
 
     It takes what the exported ONNX file takes: float32 (N, C, H, W) in [0, 1]. The normalisation that the network was
     trained with is inside. `load(path).network` is the bare network, which takes normalised images.

@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("atmc_tool", "exporters", "evaluators")
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
+FRONT_DOOR = Path("atmc_tool/__init__.py")  # `atmc_tool.load`, which it imports when it is asked for it
+
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """(module, at module level?) for every import of the file, but those for type checkers only."""
@@ -54,7 +56,7 @@ def test_arrows_go_down_only(path: Path) -> None:
         assert "evaluators" not in tops
     if here == "evaluators":
         assert "exporters" not in tops
-    if here == "atmc_tool":
+    if here == "atmc_tool" and path != FRONT_DOOR:
         assert not tops & {"exporters", "evaluators"}
     if here != "cli" and path.name != "__main__.py":
         assert not [module for module in modules if module.startswith("atmc_tool.cli")]

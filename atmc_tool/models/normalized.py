@@ -19,8 +19,10 @@ class NormalizedNetwork(nn.Module):
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
+        device = next((tensor.device for tensor in network.parameters()), torch.device("cpu"))
         for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
+            per_channel = torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, 1, 1)
+            self.register_buffer(name, per_channel, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images - self.mean) / self.std)
