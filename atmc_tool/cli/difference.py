@@ -13,12 +13,12 @@ from atmc_tool.errors import InputError
 from atmc_tool.files import read_bytes, sha256
 from exporters.atmc_file import LIMITS, decode_model, describe
 
-FIGURES = ("shape", "kept", "values", "bits", "bytes")
+FORM = ("kept", "values", "bits")  # not bytes: layers share their streams, so each one's bytes depend on all
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file: its content, the network in it, and of each layer and other tensor `FIGURES`."""
+    """A file: its content, the network in it, and of each layer and other tensor its shape, `FORM` and bytes."""
 
     path: Path
     content: bytes
@@ -34,7 +34,7 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
     same_network: every tensor and the graph are equal, however they are stored
     files:        path, bytes, sha256 and level of each
     layers:       one entry for every tensor, those of the first file first: `change` is `none`, `values`, `shape`,
-                  `stored` (equal values that are stored otherwise), `added` or `removed`; `first` and `second` have
+                  `stored` (equal values in another codebook), `added` or `removed`; `first` and `second` have
                   shape, kept entries, values of the codebook, bits of a code and bytes; of tensors of one shape,
                   `differing` is how many elements differ and `largest_difference` how much at most
     graph:        whether the graphs differ
@@ -92,7 +92,8 @@ def _layer(name: str, a: _File, b: _File) -> dict[str, Any]:
         return {**entry, "change": "shape"}
     differing = int(np.count_nonzero(left != right))
     largest = float(np.abs(left.astype(np.float64) - right.astype(np.float64)).max(initial=0))
-    change = "values" if differing or left.dtype != right.dtype else "none" if first == second else "stored"
+    stored = any(first.get(key) != second.get(key) for key in FORM)
+    change = "values" if differing or left.dtype != right.dtype else "stored" if stored else "none"
     return {**entry, "change": change, "differing": differing, "largest_difference": largest}
 
 
