@@ -18,7 +18,7 @@ from atmc_tool.cli.launch import is_first
 from atmc_tool.errors import AtmcError, MissingEnvironmentError
 
 COMMANDS = (
-    *("train", "compress", "export", "verify", "unpack", "compare", "inspect", "diff", "watch", "report"),
+    *("train", "compress", "export", "verify", "bench", "unpack", "compare", "inspect", "diff", "watch", "report"),
     *("doctor", "quickstart"),
 )
 INTERRUPTED = 130
