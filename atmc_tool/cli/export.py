@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atmc_tool.cli.options import PATH, as_json, config_sources, setting, verbosity
+from atmc_tool.cli.options import PATH, as_json, config_sources, data, setting, verbosity
 from atmc_tool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @click.command("export", epilog="Example: atmc-tool export --onnx")
 @click.argument("source", metavar="[RUN|model.atmc]", type=PATH, required=False)
 @click.option("--onnx", is_flag=True, help="One self-contained file of standard operators that decodes its weights.")
-@click.option("-o", "--output", type=PATH, help="Default: model.onnx beside model.atmc.")
+@click.option("--int8", is_flag=True, help="A larger file that computes in int8; its ranges come from training images.")
+@data
+@click.option("-o", "--output", type=PATH, help="Default: model.onnx or model.int8.onnx beside model.atmc.")
 @click.option("--overwrite", is_flag=True, help="Replace the output where it is already there.")
 @setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
 @config_sources
@@ -25,28 +27,39 @@ if TYPE_CHECKING:
 def command(
     source: Path | None,
     onnx: bool,
+    int8: bool,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     """Export model.atmc to ONNX.
 
-    The dense weights for the original network's code: atmc-tool unpack.
+    --data and --data-dir matter for --int8 alone; by default the run's own data. The dense weights for the original
+    network's code: atmc-tool unpack.
     """
-    from atmc_tool.cli.run_folder import MODEL, locate
+    from atmc_tool.cli.calibration import exported_int8
+    from atmc_tool.cli.run_folder import INT8, MODEL, ONNX, locate
     from atmc_tool.cli.settings import resolve
     from atmc_tool.files import read_bytes, sha256, write_atomic
     from exporters.atmc_file import LIMITS, read_atmc
 
-    if not onnx:
-        raise UsageError("export to what?", expected="--onnx", hint="atmc-tool unpack gives the dense weights")
+    names = [name for name, wanted in ((ONNX, onnx), (INT8, int8)) if wanted]
+    if not names:
+        hint = "atmc-tool unpack gives the dense weights"
+        raise UsageError("export to what?", expected="--onnx or --int8", hint=hint)
+    if output is not None and len(names) > 1:
+        raise UsageError("-o names one file", expected="--onnx or --int8 with it", got="both")
     found = locate(source, resolve().run, MODEL)
-    target = output or found.with_suffix(".onnx")
-    check_free([target], overwrite)
+    targets = {name: output or found.with_suffix(name.removeprefix(Path(MODEL).stem)) for name in names}
+    check_free(targets.values(), overwrite)
     model, content = read_atmc(found), read_bytes(found, LIMITS.file_bytes)
-    file = exported(model, sha256(content))
-    write_atomic(target, file)
-    show_files("Exported", {found: content, target: file}, as_json)
+    files = {found: content}
+    for name, path in targets.items():
+        make = exported if name == ONNX else lambda *given: exported_int8(*given, found, resolve)
+        files[path] = make(model, sha256(content))
+    for path in targets.values():
+        write_atomic(path, files[path])
+    show_files("Exported", files, as_json)
 
 
 def exported(model: "CompressedModel", source_digest: str) -> bytes:
