@@ -1,5 +1,7 @@
 """Gradients through QuantizeLinear and DequantizeLinear: straight through inside the range, none outside."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,7 @@ def test_blocks_have_no_rule() -> None:
         gradient(classifier(body, constants), "margin")
 
 
+@cache
 def residual() -> CompressedModel:
     architecture = find_architecture("resnet18-4")
     assert architecture is not None
