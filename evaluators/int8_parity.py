@@ -18,7 +18,8 @@ def int8_parity(expected: Mapping[str, NDArray[np.float32]], model: ModelProto) 
     """Every expected parameter is in the file: as it was, or in steps, within half a step of what it was.
 
     A step of a weight is its channel's scale, and counts as no larger than 1/127 of the weight's largest value. The
-    step of an int32 bias must be the product of the scales of its operator's input and weight, as int8 arithmetic needs.
+    step of an int32 bias must be the product of the scales of its operator's input and weight, as int8 arithmetic
+    needs.
 
     expected: name → float32 parameter, batch norms folded, as `exporters.float_graph` has it
     """
@@ -49,7 +50,9 @@ def int8_parity(expected: Mapping[str, NDArray[np.float32]], model: ModelProto) 
     return Check("weight-parity", True, reason, evidence)
 
 
-def _beyond_half_a_step(array: NDArray[np.float32], node: NodeProto, model: ModelProto, stored: Mapping[str, Any]) -> str:
+def _beyond_half_a_step(
+    array: NDArray[np.float32], node: NodeProto, model: ModelProto, stored: Mapping[str, Any]
+) -> str:
     """What is wrong with a dequantised parameter; empty where nothing is."""
     parts = [numpy_helper.to_array(stored[name]).astype(np.float64) for name in node.input if name in stored]
     if len(parts) != len(node.input) or parts[0].shape != array.shape:
@@ -64,7 +67,9 @@ def _beyond_half_a_step(array: NDArray[np.float32], node: NodeProto, model: Mode
         step = np.minimum(scale, np.abs(array).max(initial=0) / 127)
     difference = np.abs((codes - zero_point) * scale - array)
     wrong = ~(difference <= (0.5 + ROUNDING) * step)  # so that NaN is wrong
-    return f"{int(np.count_nonzero(wrong))} of {array.size} values are further off than half a step" if wrong.any() else ""
+    return (
+        f"{int(np.count_nonzero(wrong))} of {array.size} values are further off than half a step" if wrong.any() else ""
+    )
 
 
 def _spread(part: NDArray[np.float64], rank: int, node: NodeProto) -> NDArray[np.float64]:

@@ -218,7 +218,7 @@ def _serve(path: str, provider: str, threads: int) -> None:
     fed: dict[int, dict[str, Any]] = {}
     Path(path).read_bytes()  # so that no file is loaded from the disk and the other from memory
     session: Any = None
-    before = 0
+    before: int | None = None
     for line in sys.stdin:
         request = json.loads(line)
         if "load" in request:

@@ -3,13 +3,15 @@
 Rounding has no gradient of use, so it counts as the identity. Clipping is what it is: no gradient outside the range.
 """
 
+from collections.abc import Mapping
+
 from onnx import NodeProto, TensorProto
 
 from atmc_tool.errors import AtmcError
 from evaluators.onnx_arithmetic_rules import masked
 from evaluators.onnx_graph import GraphBuilder, attributes
 
-RANGES = {
+RANGES: Mapping[int, tuple[int, int]] = {
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT8: (0, 255),
     TensorProto.INT16: (-32768, 32767),

@@ -11,7 +11,9 @@ from atmc_tool.model_card import ModelCard
 from atmc_tool.models import ARCHITECTURES
 from exporters.onnx_skeleton import trace_skeleton
 
-CARD = ModelCard(arch="digits-cnn", image_shape=(1, 8, 8), n_classes=10, data="digits", eps="0.1", mean=(0.3,), std=(0.4,))
+CARD = ModelCard(
+    arch="digits-cnn", image_shape=(1, 8, 8), n_classes=10, data="digits", eps="0.1", mean=(0.3,), std=(0.4,)
+)
 
 
 def pruned(weight: torch.Tensor, keep: float, values: int) -> CompressedWeight:
@@ -25,7 +27,12 @@ def pruned(weight: torch.Tensor, keep: float, values: int) -> CompressedWeight:
 
 
 def compressed_network(
-    network: nn.Module, card: ModelCard, *, keep: float = 0.2, values: int = 16, metrics: dict[str, object] | None = None
+    network: nn.Module,
+    card: ModelCard,
+    *,
+    keep: float = 0.2,
+    values: int = 16,
+    metrics: dict[str, object] | None = None,
 ) -> CompressedModel:
     """`network` as a file holds it; every weight of two or more dimensions keeps the share `keep`."""
     network.eval()

@@ -73,7 +73,9 @@ def test_layers_that_are_added_removed_and_of_another_shape(model: CompressedMod
 def test_other_tensors_the_graph_and_facts(model: CompressedModel, tmp_path: Path, cli: Cli) -> None:
     metrics = {"compressed": {"clean_accuracy": 0.8, "n": 3}}
     bias = {**model.rest, "fc2.bias": model.rest["fc2.bias"] + np.float32(1)}
-    other = replace(model, rest=bias, skeleton=model.skeleton + b"\x00", manifest={**model.manifest, "metrics": metrics})
+    other = replace(
+        model, rest=bias, skeleton=model.skeleton + b"\x00", manifest={**model.manifest, "metrics": metrics}
+    )
     shown, facts = compared(model, other, tmp_path, cli)
     assert [layer["name"] for layer in facts["layers"] if layer["change"] == "values"] == ["fc2.bias"]
     assert facts["graph"]

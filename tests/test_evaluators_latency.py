@@ -1,5 +1,6 @@
 """The measurement of speed: its statistics by closed forms, and real files whose order is known."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def write(path: Path, products: int, size: int = 256) -> Path:
     """A file that multiplies an image by a matrix `products` times."""
     text = f'<ir_version: 10, opset_import: ["": 21]> g (float[N,1,8,{size}] input) => (float[N,1,8,{size}] logits) {{'
     names = ["input", *(f"x{i}" for i in range(products - 1)), "logits"]
-    body = "".join(f"{b} = MatMul({a}, w)\n" for a, b in zip(names, names[1:], strict=False))
+    body = "".join(f"{b} = MatMul({a}, w)\n" for a, b in pairwise(names))
     model = onnx.parser.parse_model(f"{text}{body}}}")
     matrix = np.random.default_rng(0).normal(0, size**-0.5, (size, size)).astype(np.float32)
     model.graph.initializer.append(onnx.numpy_helper.from_array(matrix, "w"))
@@ -78,7 +79,9 @@ def test_files_are_measured_side_by_side(tmp_path: Path) -> None:
     for each in found:
         assert len(each.loads) == STARTS
         assert all(seconds > 0 for seconds in each.loads)
-        assert all(peak is None or 0 <= before <= peak for before, peak in zip(each.load_peaks, each.peaks, strict=True))
+        assert all(
+            peak is None or 0 <= before <= peak for before, peak in zip(each.load_peaks, each.peaks, strict=True)
+        )
         assert all(len(timed.rounds) == 2 * STARTS for timed in each.timings.values())
     result = speed(found[0].timings[2], found[1].timings[2])
     assert result.verdict == "faster"
@@ -94,7 +97,7 @@ def test_memory_counts_what_loading_takes(tmp_path: Path) -> None:
 
 def test_files_that_can_not_be_measured(tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(b"\x08")
-    with pytest.raises(InputError, match="damaged.onnx can't be measured"):
+    with pytest.raises(InputError, match=r"damaged.onnx can't be measured"):
         measure([tmp_path / "damaged.onnx"], [1], threads=1, rounds=1)
     path = write(tmp_path / "fixed.onnx", 1)
     model = onnx.load_model(path)

@@ -1,4 +1,4 @@
-"""The int8 file: it computes the network nearly, with the compressed weights in steps, and says where they come from."""
+"""The int8 file: it computes the network nearly, with the compressed weights in steps, and says what it is of."""
 
 import json
 from collections import Counter
@@ -100,9 +100,7 @@ def test_weights_have_a_scale_for_each_filter_and_logits_are_not_rounded(
 ) -> None:
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in digits_int8.graph.initializer}
     weight = digits.weights["conv2.weight"].dense()
-    np.testing.assert_allclose(
-        arrays["conv2.weight_scale"], np.abs(weight).reshape(64, -1).max(1) / 127.5, rtol=0.01
-    )
+    np.testing.assert_allclose(arrays["conv2.weight_scale"], np.abs(weight).reshape(64, -1).max(1) / 127.5, rtol=0.01)
     assert arrays["conv2.weight_quantized"].dtype == np.int8
     assert not arrays["conv2.weight_zero_point"].any()
     assert arrays["conv2.bias_quantized"].dtype == np.int32
@@ -164,7 +162,7 @@ def test_parity_wants_every_parameter(digits: CompressedModel, digits_int8: Mode
 def test_a_network_that_can_not_be_quantised_is_one_line() -> None:
     """onnx infers no shapes through its group normalisation, and the quantiser needs them."""
     torch.manual_seed(0)
-    with pytest.raises(AtmcError, match="onnxruntime can't quantise this network: .*Hint: export --onnx$"):
+    with pytest.raises(AtmcError, match=r"onnxruntime can't quantise this network: .*Hint: export --onnx$"):
         int8_onnx(model_of(Separable()), DIGEST, random_images((1, 8, 8), 8), {})
 
 

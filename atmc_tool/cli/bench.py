@@ -19,7 +19,9 @@ DENSE = "dense"
 @click.command("bench", epilog="Example: atmc-tool bench atmc-run/model.onnx --batch 1 --batch 32 --threads 1")
 @click.argument("artefact", metavar="[RUN|model.onnx|model.atmc]", type=PATH, required=False)
 @click.option("--against", default=DENSE, show_default=True, help="The network's dense form, or another ONNX file.")
-@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Images in a call; repeatable; default 1.")
+@click.option(
+    "--batch", "batches", type=click.IntRange(1), multiple=True, help="Images in a call; repeatable; default 1."
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads within an operator; default: as many as cores.")
 @click.option("--rounds", type=click.IntRange(2), default=7, show_default=True, help="In each of 3 processes.")
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
@@ -39,8 +41,8 @@ def command(
     """Measure how fast an exported file runs, loads, and how much memory that takes, beside its dense network.
 
     Both files take turns in processes of their own on the same provider. Says "no speed-up" where the difference lies
-    within the spread. A model.atmc is exported for it; the dense form of an ONNX file is made from the model.atmc that it
-    states as its source.
+    within the spread. A model.atmc is exported for it; the dense form of an ONNX file is made from the model.atmc that
+    it states as its source.
     """
     from atmc_tool.cli.render import counted, show_json
     from atmc_tool.cli.run_folder import ONNX, locate
@@ -58,7 +60,9 @@ def command(
     names = {"against": against, "artefact": str(path)}
     if as_json:
         settings = {"provider": provider, "threads": threads, "rounds": rounds, **processor(), "onnxruntime": VERSION}
-        files = {side: {"name": names[side], **each.to_json()} for side, each in zip(names, (dense, exported), strict=True)}
+        files = {
+            side: {"name": names[side], **each.to_json()} for side, each in zip(names, (dense, exported), strict=True)
+        }
         show_json({"settings": settings, **files, "speed": [each.to_json() for each in speeds]})
     else:
         _show(names, dense, exported, speeds, provider)

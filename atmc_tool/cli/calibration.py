@@ -39,7 +39,9 @@ def exported_int8(
     data = load_configured(resolve(merge(data_folder(path), settings)))
     shape = card.get("image_shape", data.image_shape)
     if tuple(shape) != data.image_shape:
-        raise InputError(f"the images of {data.name} do not fit the network", expected=tuple(shape), got=data.image_shape)
+        raise InputError(
+            f"the images of {data.name} do not fit the network", expected=tuple(shape), got=data.image_shape
+        )
     chosen = data.train.take(limited_indices(data.train.labels, IMAGES, SEED)).read()
     stated = {"data": data.name, "images": len(chosen), "sha256": images_digest(chosen.images, chosen.labels)}
     return int8_onnx(model, source_digest, np.ascontiguousarray(chosen.floats()), stated)

@@ -37,7 +37,6 @@ def command(
     --data and --data-dir matter for --int8 alone; by default the run's own data. The dense weights for the original
     network's code: atmc-tool unpack.
     """
-    from atmc_tool.cli.calibration import exported_int8
     from atmc_tool.cli.run_folder import INT8, MODEL, ONNX, locate
     from atmc_tool.cli.settings import resolve
     from atmc_tool.files import read_bytes, sha256, write_atomic
@@ -53,10 +52,14 @@ def command(
     targets = {name: output or found.with_suffix(name.removeprefix(Path(MODEL).stem)) for name in names}
     check_free(targets.values(), overwrite)
     model, content = read_atmc(found), read_bytes(found, LIMITS.file_bytes)
-    files = {found: content}
+    digest, files = sha256(content), {found: content}
     for name, path in targets.items():
-        make = exported if name == ONNX else lambda *given: exported_int8(*given, found, resolve)
-        files[path] = make(model, sha256(content))
+        if name == ONNX:
+            files[path] = exported(model, digest)
+        else:
+            from atmc_tool.cli.calibration import exported_int8
+
+            files[path] = exported_int8(model, digest, found, resolve)
     for path in targets.values():
         write_atomic(path, files[path])
     show_files("Exported", files, as_json)
