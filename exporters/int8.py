@@ -24,6 +24,7 @@ from atmc_tool.errors import AtmcError
 from exporters.float_graph import float_graph
 
 BATCH = 32
+LEAST_RANGE = 1e-6  # else an empty filter gets the scale 1, and its bias is rounded to steps as coarse as the image's
 KEY = "atmc_tool.int8"
 
 
@@ -79,6 +80,7 @@ def _quantized(proto: ModelProto, images: NDArray[np.float32]) -> ModelProto:
                     per_channel=True,
                     activation_type=QuantType.QInt8,
                     weight_type=QuantType.QInt8,
+                    extra_options={"MinimumRealRange": LEAST_RANGE},
                 )
         except Exception as error:  # any of onnxruntime's own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

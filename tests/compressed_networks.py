@@ -44,9 +44,13 @@ def compressed_network(
 
 
 def digits_network(seed: int = 0, **how: object) -> CompressedModel:
-    """A digits-cnn with random weights, which normalises its input."""
+    """A digits-cnn with random weights and biases, which normalises its input."""
     torch.manual_seed(seed)
-    return compressed_network(ARCHITECTURES["digits-cnn"].build(), CARD, **how)  # type: ignore[arg-type]
+    network = ARCHITECTURES["digits-cnn"].build()
+    for parameter in network.parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, std=0.1)
+    return compressed_network(network, CARD, **how)  # type: ignore[arg-type]
 
 
 def random_images(shape: Sequence[int], n: int = 8, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

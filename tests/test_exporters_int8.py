@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnx import ModelProto, numpy_helper
 from torch import nn
 from user_networks import Mixer, Separable, ViT
 
-from atmc_tool.compressed import CompressedModel
+from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
 from atmc_tool.errors import AtmcError
 from atmc_tool.models import ARCHITECTURES, find_architecture
 from evaluators.classifier import decoded_weights, optimized_operators, parse_onnx
@@ -112,6 +113,19 @@ def test_weights_have_a_scale_for_each_filter_and_logits_are_not_rounded(
     decoded = decoded_weights(digits_int8, ["conv2.weight"])["conv2.weight"]
     assert np.abs(decoded - weight).max() <= 0.51 * np.abs(weight).max() / 127
     assert np.array_equal(decoded[weight == 0], weight[weight == 0])
+
+
+def test_the_bias_of_an_empty_filter_is_kept(digits: CompressedModel) -> None:
+    """onnxruntime gives zeros the scale 1 unless told otherwise; a bias is rounded in steps of input scale × that."""
+    dense = digits.weights["conv2.weight"].dense()
+    dense[5] = 0
+    weight = CompressedWeight(dense.shape, {"V": sparsify(dense.reshape(64, -1), quantized=True)})
+    model = replace(digits, weights={**digits.weights, "conv2.weight": weight})
+    rounded = parse_onnx(int8_onnx(model, DIGEST, random_images((1, 8, 8), 64), {}))
+    bias = decoded_weights(rounded, ["conv2.bias"])["conv2.bias"]
+    assert bias[5] == pytest.approx(digits.rest["conv2.bias"][5], abs=1e-6)
+    check = int8_parity(parameters(model, DIGEST), rounded)
+    assert check.passed, check.reason
 
 
 def planted(model: ModelProto, name: str, change: object) -> ModelProto:
