@@ -18,8 +18,9 @@ def float_graph(model: CompressedModel, source_digest: str) -> ModelProto:
     """The dense graph of `model` without the transpositions of weights, and without batch norms after convolutions.
 
     W' = W γ / √(σ² + ε) and b' = (b − μ) γ / √(σ² + ε) + β, computed in float64 and rounded once. W' has the name of W,
-    b' that of b, or of β where the convolution had no bias; Wᵀ has the name of W with `.T`. The same model gives the
-    same bits on every machine, but for products U V (see `CompressedWeight.dense`).
+    b' that of b, or of β where the convolution had no bias; Wᵀ has the name of W with `.T`. A bias that several
+    operators read is there once for each, as `b`, `b@1`, …, for its steps in int8 follow from the operator's input. The
+    same model gives the same bits on every machine, but for products U V (see `CompressedWeight.dense`).
 
     Raises:
         InputError: as `build_onnx`.
@@ -27,6 +28,7 @@ def float_graph(model: CompressedModel, source_digest: str) -> ModelProto:
     proto = onnx.load_model_from_string(dense_onnx(model, source_digest))
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     nodes = _fold_norms(_fold_transposes(list(proto.graph.node), arrays), arrays)
+    _own_biases(nodes, arrays)
     used = {name for node in nodes for name in node.input}
     del proto.graph.node[:], proto.graph.initializer[:]
     proto.graph.node.extend(nodes)
@@ -43,7 +45,7 @@ def parameters(model: CompressedModel, source_digest: str) -> dict[str, NDArray[
     found = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in float_graph(model, source_digest).graph.initializer
-        if tensor.name.removesuffix(".T") in own
+        if tensor.name.partition("@")[0].removesuffix(".T") in own
     }
     return {name: array for name, array in found.items() if array.dtype == np.float32}
 
@@ -76,6 +78,18 @@ def _fold_norms(nodes: list[NodeProto], arrays: dict[str, NDArray[np.float32]]) 
         _fold(made_by, node, arrays)
         made_by.output[0] = node.output[0]
     return kept
+
+
+def _own_biases(nodes: list[NodeProto], arrays: dict[str, NDArray[np.float32]]) -> None:
+    """Give every convolution and product a bias of its own."""
+    seen: Counter[str] = Counter()
+    for node in nodes:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2 and node.input[2] in arrays:
+            name = node.input[2]
+            if seen[name]:
+                node.input[2] = f"{name}@{seen[name]}"
+                arrays[node.input[2]] = arrays[name]
+            seen[name] += 1
 
 
 def _can_fold(convolution: NodeProto, norm: NodeProto, arrays: Mapping[str, object], uses: Mapping[str, int]) -> bool:

@@ -13,12 +13,12 @@ from compressed_networks import CARD, compressed_network, digits_network, random
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import nn
-from user_networks import Mixer, Separable, ViT
+from user_networks import Functional, Mixer, Separable, ViT
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
 from atmc_tool.errors import AtmcError
 from atmc_tool.models import ARCHITECTURES, find_architecture
-from evaluators.classifier import decoded_weights, optimized_operators, parse_onnx
+from evaluators.classifier import OrtClassifier, decoded_weights, optimized_operators, parse_onnx
 from evaluators.int8_parity import int8_parity
 from exporters.dense_onnx import dense_onnx
 from exporters.float_graph import float_graph, parameters
@@ -63,6 +63,7 @@ def run(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
 NETWORKS = {
     "resnet20": (lambda: ARCHITECTURES["resnet20"].build(), (3, 16, 16)),
     "norms before convolutions": (small_resnet, (3, 16, 16)),
+    "a convolution that runs twice": (Functional, (1, 8, 8)),
     "mixer": (Mixer, (1, 8, 8)),
     "vit": (ViT, (1, 8, 8)),
 }
@@ -86,8 +87,14 @@ def test_the_graph_for_the_quantiser_and_the_int8_file_compute_the_network(name:
         assert not (node.op_type == "Transpose" and node.input[0] in arrays)
     rounded = int8_onnx(model, DIGEST, random_images(shape, 64, seed=1), {})
     assert np.abs(run(rounded, images) - expected).max() < 0.1 * largest
-    check = int8_parity(parameters(model, DIGEST), parse_onnx(rounded))
+    quantized = parse_onnx(rounded)
+    check = int8_parity(parameters(model, DIGEST), quantized)
     assert check.passed, check.reason
+    plain, labels = OrtClassifier(dense_onnx(model, DIGEST), "cpu", 1), expected.argmax(1)
+    gradients = [
+        each.loss_gradient(images, labels, "cross_entropy") for each in (plain, OrtClassifier(quantized, "cpu"))
+    ]
+    assert np.vdot(*gradients) > 0.9 * np.linalg.norm(gradients[0]) * np.linalg.norm(gradients[1])
 
 
 def test_products_and_sums_run_in_int8(digits_int8: ModelProto) -> None:
