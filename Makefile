@@ -31,6 +31,7 @@ bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/pipeline.py digits --seeds 0 1 2
 	$(BIN)/python benchmarks/pipeline.py mnist --seeds 0
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/int8.py
 	$(BIN)/python benchmarks/kills.py --kills 50
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/memory.py

@@ -14,6 +14,7 @@ from onnx import NodeProto
 from evaluators import onnx_activation_rules as activation
 from evaluators import onnx_arithmetic_rules as arithmetic
 from evaluators import onnx_product_rules as product
+from evaluators import onnx_quantization_rules as quantization
 from evaluators import onnx_reduction_rules as reduction
 from evaluators import onnx_shape_rules as shape
 from evaluators import onnx_window_rules as window
@@ -43,6 +44,7 @@ RULES: Mapping[str, Rule] = {
     "Concat": Rule(shape.concat, sys.maxsize),
     "Conv": _unary(window.convolution),
     "ConvTranspose": _unary(window.convolution_transpose),
+    "DequantizeLinear": _unary(quantization.dequantize),
     "Div": Rule(arithmetic.divide, 2),
     "Einsum": Rule(product.einsum, sys.maxsize),
     "Elu": _unary(activation.elu),
@@ -75,6 +77,7 @@ RULES: Mapping[str, Rule] = {
     "PRelu": _unary(activation.prelu),
     "Pad": _unary(shape.pad),
     "Pow": _unary(arithmetic.power),
+    "QuantizeLinear": _unary(quantization.quantize),
     "Reciprocal": _unary(arithmetic.reciprocal),
     "ReduceL2": _unary(reduction.reduce_l2),
     "ReduceLogSumExp": _unary(reduction.reduce_log_sum_exp),

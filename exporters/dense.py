@@ -1,4 +1,4 @@
-"""Back to a plain dense network, and how large that is: the sizes that `.atmc` is compared with. Needs no torch."""
+"""Back to a plain dense network, and how large that is: the sizes that `.atmc` is compared with."""
 
 import gzip
 import hashlib
@@ -14,21 +14,8 @@ from atmc_tool.errors import InputError
 CARD_KEY = "atmc_tool"
 
 
-def dense_safetensors(model: CompressedModel) -> bytes:
-    """A safetensors file of the plain dense state dict, as `safetensors.torch.load_file` and `read_model` read it.
-
-    Its metadata has one key, as `atmc_tool.models.safetensors_file` writes it: the model card and a digest of card
-    and tensors; none where the network has no card. The same model gives the same bytes.
-    """
-    state = {**model.state(), **_further_names(model)}
-    if "card" not in model.manifest:
-        return safetensors.numpy.save(state)
-    card = json.dumps(model.manifest["card"], separators=(",", ":"))
-    return safetensors.numpy.save(state, {CARD_KEY: json.dumps({"card": card, "sha256": state_digest(state, card)})})
-
-
-def _further_names(model: CompressedModel) -> dict[str, NDArray[Any]]:
-    """Every further name of a tied tensor, as the state dict has it.
+def dense_state(model: CompressedModel) -> dict[str, NDArray[Any]]:
+    """The plain dense state dict, every further name of a tied tensor in it.
 
     Raises:
         InputError: the manifest names a tensor that is not there.
@@ -36,7 +23,34 @@ def _further_names(model: CompressedModel) -> dict[str, NDArray[Any]]:
     state, tied = model.state(), model.manifest.get("tied", {})
     if not isinstance(tied, dict) or not all(isinstance(name, str) and name in state for name in tied.values()):
         raise InputError("the list of tied tensors in the model is damaged", expected="name → name of a tensor")
-    return {name: state[first] for name, first in tied.items()}
+    return {**state, **{name: state[first] for name, first in tied.items()}}
+
+
+def dense_card(model: CompressedModel) -> str | None:
+    """The JSON of the model card; None where the network has none."""
+    return json.dumps(model.manifest["card"], separators=(",", ":")) if "card" in model.manifest else None
+
+
+def dense_safetensors(model: CompressedModel) -> bytes:
+    """A safetensors file of `dense_state`, as `safetensors.torch.load_file` and `read_model` read it.
+
+    Its metadata has one key, as `atmc_tool.models.safetensors_file` writes it: the model card and a digest of card
+    and tensors; none where the network has no card. The same model gives the same bytes.
+    """
+    state, card = dense_state(model), dense_card(model)
+    if card is None:
+        return safetensors.numpy.save(state)
+    return safetensors.numpy.save(state, {CARD_KEY: json.dumps({"card": card, "sha256": state_digest(state, card)})})
+
+
+def dense_torch(model: CompressedModel) -> bytes:
+    """A file of `torch.save` as `train` writes it: `state_dict`, and the model card where there is one. Needs torch."""
+    import torch
+
+    from atmc_tool.models.writing import encode_torch
+
+    state = {name: torch.from_numpy(array) for name, array in dense_state(model).items()}
+    return encode_torch(state, dense_card(model))
 
 
 def dense_bytes(model: CompressedModel) -> int:

@@ -89,7 +89,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
         ("compress model.pt --resume", 2, "nothing to resume in atmc-run"),
         ("compress model.pt --resume --overwrite", 2, "--resume and --overwrite exclude each other"),
         ("compress model.pt -o model.pt", 2, "model.pt is not a folder"),
-        ("export --onnx --safetensors -o model.x", 2, "-o names one file"),
+        ("unpack -o model.x", 2, "can't unpack to model.x: expected .safetensors or .pt, got .x"),
     ],
 )  # fmt: skip
 def test_what_can_not_be(line: str, code: int, message: str, cli: Cli, folder: Path) -> None:

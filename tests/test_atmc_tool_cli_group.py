@@ -57,7 +57,7 @@ def test_version(tmp_path: Path) -> None:
     [
         ("comprss", "error: no command 'comprss', did you mean compress. Hint: atmc-tool --help"),
         ("verify --min-robst 0.6", "--min-robst"),
-        ("export", "error: export to what?: expected --onnx or --safetensors"),
+        ("export", "error: export to what?: expected --onnx or --int8. Hint: atmc-tool unpack gives the dense weights"),
         ("compress", "Missing argument 'MODEL'. Hint: atmc-tool compress --help"),
         ("verify --provider tpu", "'tpu' is not one of"),
     ],

@@ -22,7 +22,7 @@ WEIGHTS = {
 def facts(digits_run: Path, tmp_path: Path, cli: Cli) -> dict[str, Any]:
     """Suffix → what `inspect --json` says of the file, for one network in all its forms."""
     shutil.copytree(digits_run, tmp_path, dirs_exist_ok=True)
-    assert cli("export --safetensors", tmp_path).code == 0
+    assert cli("unpack", tmp_path).code == 0
     paths = ["model.pt", *(f"atmc-run/model{suffix}" for suffix in (".atmc", ".onnx", ".safetensors"))]
     return {Path(path).suffix: json.loads(cli(f"inspect {path} --json", tmp_path).out) for path in paths}
 

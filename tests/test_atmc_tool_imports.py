@@ -10,6 +10,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("atmc_tool", "exporters", "evaluators")
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
+FRONT_DOOR = Path("atmc_tool/__init__.py")  # `atmc_tool.load`, which it imports when it is asked for it
+
+ONNXRUNTIME = {
+    Path("evaluators/classifier.py"),
+    Path("evaluators/latency.py"),  # measures processes that hold nothing else
+    Path("exporters/int8.py"),  # its quantiser
+    Path("atmc_tool/cli/doctor.py"),  # says whether it is there
+}
+
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """(module, at module level?) for every import of the file, but those for type checkers only."""
@@ -54,7 +63,7 @@ def test_arrows_go_down_only(path: Path) -> None:
         assert "evaluators" not in tops
     if here == "evaluators":
         assert "exporters" not in tops
-    if here == "atmc_tool":
+    if here == "atmc_tool" and path != FRONT_DOOR:
         assert not tops & {"exporters", "evaluators"}
     if here != "cli" and path.name != "__main__.py":
         assert not [module for module in modules if module.startswith("atmc_tool.cli")]
@@ -67,7 +76,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         assert "click" not in tops
     if path != Path("atmc_tool/cli/render.py"):
         assert "rich" not in tops
-    if path not in (Path("evaluators/classifier.py"), Path("atmc_tool/cli/doctor.py")):
+    if path not in ONNXRUNTIME:
         assert "onnxruntime" not in tops
     if path != Path("evaluators/report/figures.py"):
         assert "matplotlib" not in tops

@@ -58,7 +58,7 @@ def test_the_bare_command_verifies_what_the_run_knows(run: Path) -> None:
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("line", ["verify", "export --onnx --safetensors --overwrite", "inspect atmc-run"])
+@pytest.mark.parametrize("line", ["verify", "export --onnx --overwrite", "unpack", "inspect atmc-run"])
 def test_without_torch_installed(line: str, run: Path) -> None:
     environment = environment_without(("torch", "functorch"), run / "site")
     failed = run_atmc("train --arch lenet --data digits --objective natural -o x.pt", run, environment)
@@ -78,7 +78,7 @@ def test_size_and_constraints_of_what_ships(run: Path) -> None:
 
 
 def test_onnx_dense_and_compressed_are_one_network(run: Path, cli: Cli) -> None:
-    assert cli("export --safetensors", run).code == 0
+    assert cli("unpack", run).code == 0
     network = ARCHITECTURES["digits-cnn"].build()
     network.load_state_dict(load_file(run / "atmc-run" / "model.safetensors"))
     images = load_data("digits").test.floats()[:64]
@@ -176,7 +176,7 @@ def test_a_damaged_artefact(name: str, damage: str, run: Path, cli: Cli) -> None
     content = bytearray(path.read_bytes())
     content[20 if name == "model.onnx" else len(content) // 2] ^= 4
     path.write_bytes({"empty": b"", "truncated": content[: len(content) * 2 // 3], "flipped": content}[damage])
-    lines = [f"inspect atmc-run/{name}", "verify", *(["export --safetensors"] if name == "model.atmc" else [])]
+    lines = [f"inspect atmc-run/{name}", "verify", *(["unpack"] if name == "model.atmc" else [])]
     for line in lines:
         failed = cli(line, run)
         assert failed.code == 4, (line, failed.err)
@@ -218,7 +218,7 @@ def test_a_cuda_provider_that_is_not_there(run: Path, cli: Cli) -> None:
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
 def test_the_gradient_of_the_file_is_that_of_torch(loss: Loss, run: Path, cli: Cli) -> None:
-    assert cli("export --safetensors", run).code == 0
+    assert cli("unpack", run).code == 0
     state = load_file(run / "atmc-run" / "model.safetensors")
     network = ARCHITECTURES["digits-cnn"].build().eval()
     subset = load_data("digits").test.take(np.arange(64))

@@ -48,8 +48,9 @@ def test_compress_export_verify(name: str, tmp_path: Path, cli: Cli) -> None:
     assert report["kept"]["weights"] == sum(
         parameter.numel() for key, parameter in parameters.items() if key not in report["not_compressed"]
     )
-    done = cli("export --onnx --safetensors", tmp_path)
-    assert done.code == 0, done.err
+    for line in ("export --onnx", "unpack"):
+        done = cli(line, tmp_path)
+        assert done.code == 0, done.err
 
     done = cli("verify --json", tmp_path)
     assert done.code in (0, 5), done.err
@@ -90,7 +91,7 @@ def test_a_tied_weight_is_stored_once_and_has_all_its_names_again(tmp_path: Path
     network = write("Tied", tmp_path)
     line = "compress model.pt --arch user_networks.py:Tied --data digits --eps 0.1"
     assert cli(f"{line} {SHORT}", tmp_path).code == 0
-    assert cli("export --onnx --safetensors", tmp_path).code == 0
+    assert cli("unpack", tmp_path).code == 0
     facts = json.loads(cli("inspect atmc-run/model.atmc --json", tmp_path).out)
     assert "twin.weight" not in {layer["name"] for layer in facts["layers"]}
     assert facts["manifest"]["tied"] == {"twin.weight": "hidden.weight"}

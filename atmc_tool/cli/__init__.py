@@ -17,7 +17,10 @@ from atmc_tool import __version__
 from atmc_tool.cli.launch import is_first
 from atmc_tool.errors import AtmcError, MissingEnvironmentError
 
-COMMANDS = ("train", "compress", "export", "verify", "compare", "inspect", "watch", "report", "doctor", "quickstart")
+COMMANDS = (
+    *("train", "compress", "export", "verify", "bench", "unpack", "compare", "inspect", "diff", "watch", "report"),
+    *("doctor", "quickstart"),
+)
 INTERRUPTED = 130
 
 

@@ -1,11 +1,12 @@
-"""`atmc-tool export`: from model.atmc to the files that others read. Needs no torch."""
+"""`atmc-tool export`: from model.atmc to the file that runs. Needs no torch."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from atmc_tool.cli.options import PATH, as_json, config_sources, setting, verbosity
+from atmc_tool.cli.options import PATH, as_json, config_sources, data, setting, verbosity
 from atmc_tool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 @click.command("export", epilog="Example: atmc-tool export --onnx")
 @click.argument("source", metavar="[RUN|model.atmc]", type=PATH, required=False)
 @click.option("--onnx", is_flag=True, help="One self-contained file of standard operators that decodes its weights.")
-@click.option("--safetensors", is_flag=True, help="The plain dense state dict, for the original network's code.")
-@click.option("-o", "--output", type=PATH, help="Default: model.onnx or model.safetensors beside model.atmc.")
+@click.option("--int8", is_flag=True, help="A larger file that computes in int8; its ranges come from training images.")
+@data
+@click.option("-o", "--output", type=PATH, help="Default: model.onnx or model.int8.onnx beside model.atmc.")
 @click.option("--overwrite", is_flag=True, help="Replace the output where it is already there.")
 @setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
 @config_sources
@@ -25,47 +27,70 @@ if TYPE_CHECKING:
 def command(
     source: Path | None,
     onnx: bool,
-    safetensors: bool,
+    int8: bool,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Export model.atmc to ONNX, or to a dense safetensors file."""
-    from atmc_tool.cli.render import show_json, show_table
-    from atmc_tool.cli.run_folder import MODEL, locate
+    """Export model.atmc to ONNX.
+
+    --data and --data-dir matter for --int8 alone; by default the run's own data. The dense weights for the original
+    network's code: atmc-tool unpack.
+    """
+    from atmc_tool.cli.run_folder import INT8, MODEL, ONNX, locate
     from atmc_tool.cli.settings import resolve
     from atmc_tool.files import read_bytes, sha256, write_atomic
     from exporters.atmc_file import LIMITS, read_atmc
 
-    suffixes = [suffix for suffix, wanted in ((".onnx", onnx), (".safetensors", safetensors)) if wanted]
-    if not suffixes:
-        raise UsageError("export to what?", expected="--onnx or --safetensors")
-    if output is not None and len(suffixes) > 1:
-        raise UsageError("-o names one file", expected="--onnx or --safetensors with it", got="both")
+    names = [name for name, wanted in ((ONNX, onnx), (INT8, int8)) if wanted]
+    if not names:
+        hint = "atmc-tool unpack gives the dense weights"
+        raise UsageError("export to what?", expected="--onnx or --int8", hint=hint)
+    if output is not None and len(names) > 1:
+        raise UsageError("-o names one file", expected="--onnx or --int8 with it", got="both")
     found = locate(source, resolve().run, MODEL)
-    outputs = {suffix: output or found.with_suffix(suffix) for suffix in suffixes}
-    for path in outputs.values():
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists", hint="--overwrite replaces it, -o names another file")
+    targets = {name: output or found.with_suffix(name.removeprefix(Path(MODEL).stem)) for name in names}
+    check_free(targets.values(), overwrite)
     model, content = read_atmc(found), read_bytes(found, LIMITS.file_bytes)
-    files = {found: content, **{path: exported(model, suffix, sha256(content)) for suffix, path in outputs.items()}}
-    for path in outputs.values():
+    digest, files = sha256(content), {found: content}
+    for name, path in targets.items():
+        if name == ONNX:
+            files[path] = exported(model, digest)
+        else:
+            from atmc_tool.cli.calibration import exported_int8
+
+            files[path] = exported_int8(model, digest, found, resolve)
+    for path in targets.values():
         write_atomic(path, files[path])
-    facts = {str(path): {"bytes": len(file), "sha256": sha256(file)} for path, file in files.items()}
-    if as_json:
-        source_facts, *others = ({"path": path, **fact} for path, fact in facts.items())
-        show_json({"source": source_facts, "files": others})
-    else:
-        rows = [[path, fact["bytes"], fact["sha256"]] for path, fact in facts.items()]
-        show_table("Exported", ["file", "bytes", "sha256"], rows)
+    show_files("Exported", files, as_json)
 
 
-def exported(model: "CompressedModel", suffix: str, source_digest: str) -> bytes:
-    """`model`, whose file has `source_digest`, as a file that ends in `suffix`: `.onnx` or `.safetensors`."""
-    if suffix == ".safetensors":
-        from exporters.dense import dense_safetensors
-
-        return dense_safetensors(model)
+def exported(model: "CompressedModel", source_digest: str) -> bytes:
+    """`model`, whose file has `source_digest`, as an ONNX file."""
     from exporters.onnx_file import build_onnx
 
     return build_onnx(model, source_digest)
+
+
+def check_free(paths: Iterable[Path], overwrite: bool) -> None:
+    """Refuse to write over a file that is there, unless told to.
+
+    Raises:
+        UsageError: one of `paths` exists.
+    """
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UsageError(f"{path} exists", hint="--overwrite replaces it, -o names another file")
+
+
+def show_files(title: str, files: Mapping[Path, bytes], as_json: bool) -> None:
+    """Size and digest of the file that was read, the first, and of those that were written."""
+    from atmc_tool.cli.render import show_json, show_table
+    from atmc_tool.files import sha256
+
+    facts = {str(path): {"bytes": len(content), "sha256": sha256(content)} for path, content in files.items()}
+    if as_json:
+        source, *others = ({"path": path, **fact} for path, fact in facts.items())
+        show_json({"source": source, "files": others})
+    else:
+        show_table(title, ["file", "bytes", "sha256"], [[path, *fact.values()] for path, fact in facts.items()])

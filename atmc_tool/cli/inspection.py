@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, helper
 
 from atmc_tool.cli.run_folder import MODEL, ONNX, RunFolder
 from atmc_tool.errors import InputError
@@ -104,18 +104,25 @@ def _onnx(path: Path, content: bytes) -> dict[str, Any]:
 
     model = parse_onnx(content, str(path))
     stored = {tensor.name: len(tensor.SerializeToString()) for tensor in model.graph.initializer}
+    types = {tensor.name: helper.tensor_dtype_to_np_dtype(tensor.data_type) for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
     facts = facts_of(model, str(path))
     image_dependent = {facts.input_name}
     parameters: dict[str, None] = {}
     for node in model.graph.node:
         if image_dependent.intersection(node.input):
-            parameters |= dict.fromkeys(name for name in node.input if name and name not in image_dependent)
+            if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):  # scales of images are no layer's weights
+                parameters |= dict.fromkeys(name for name in node.input if name and name not in image_dependent)
             image_dependent.update(node.output)
 
     arrays = decoded_weights(model, parameters)
     layers = [
-        {**_layer(name, array), **_code(array), "bytes": sum(stored.get(part, 0) for part in _upstream(name, makers))}
+        {
+            **_layer(name, array),
+            **_code(array),
+            **_rounded(makers.get(name), types),
+            "bytes": sum(stored.get(part, 0) for part in _upstream(name, makers)),
+        }
         for name, array in arrays.items()
         if array.dtype.kind == "f"
     ]
@@ -129,6 +136,13 @@ def _onnx(path: Path, content: bytes) -> dict[str, Any]:
         "operators_after_optimisation": dict(sorted(optimized_operators(model).items())),
         "layers": layers,
     }
+
+
+def _rounded(maker: NodeProto | None, types: Mapping[str, np.dtype[Any]]) -> dict[str, int]:
+    """Bits of each element where a weight is stored as integers, such as int8."""
+    if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in types:
+        return {}
+    return {"bits": 8 * types[maker.input[0]].itemsize}
 
 
 def _upstream(name: str, makers: Mapping[str, NodeProto]) -> set[str]:

@@ -15,9 +15,12 @@ from atmc_tool.errors import InputError
 from atmc_tool.files import read_bytes, sha256
 from atmc_tool.model_card import ModelCard
 from evaluators.gate import Check, judge
+from evaluators.int8_parity import int8_parity
 from evaluators.parity import ExpectedWeights, expected_weights
 from evaluators.verification import Verification
 from exporters.atmc_file import LIMITS, read_atmc
+from exporters.float_graph import parameters
+from exporters.int8 import KEY as INT8_KEY
 
 PREFIX = "atmc_tool."
 RECORDED_SECTIONS = ("seed", "data", "threat_model", "evaluation", "policy")
@@ -30,8 +33,9 @@ class Origin:
     settings: configuration that its makers recorded, as a layer beneath what the user says
     metrics:  numbers recorded at compression: `dense`, `compressed`
     digests:  SHA-256 of what it was made of, as far as known
-    expected: the weights in its model.atmc, None where that is not there
+    expected: the weights in its model.atmc, None where that is not there, or where the file rounds them to int8
     check:    whether it was made of that model.atmc
+    rounded:  of an int8 file: whether its weights are those of the model.atmc, rounded
     """
 
     settings: Mapping[str, Any]
@@ -39,10 +43,12 @@ class Origin:
     digests: Mapping[str, str]
     expected: ExpectedWeights | None
     check: Check
+    rounded: Check | None = None
 
     def judged(self, verification: Verification) -> Verification:
-        """The verification with this origin's check among its checks."""
-        checks = (self.check, *verification.verdict.checks)
+        """The verification with this origin's checks among its checks."""
+        rounded = {} if self.rounded is None else {self.rounded.name: self.rounded}
+        checks = (self.check, *(rounded.get(check.name, check) for check in verification.verdict.checks))
         n = 0 if verification.clean is None else verification.clean.n
         return dataclasses.replace(verification, verdict=judge(checks, n))
 
@@ -74,7 +80,10 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     actual = sha256(read_bytes(found, LIMITS.file_bytes))
     digests[str(found)] = actual
     check = _same_source(found, digest, actual)
-    return Origin(settings, _metrics(measured) or metrics, digests, expected_weights(compressed), check)
+    metrics = _metrics(measured) or metrics
+    if INT8_KEY.removeprefix(PREFIX) in stated:
+        return Origin(settings, metrics, digests, None, check, int8_parity(parameters(compressed, actual), model))
+    return Origin(settings, metrics, digests, expected_weights(compressed), check)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

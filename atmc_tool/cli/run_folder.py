@@ -10,6 +10,7 @@ from atmc_tool.trackers import MLFLOW, MLFLOW_RUN, TENSORBOARD
 
 MODEL = "model.atmc"
 ONNX = "model.onnx"
+INT8 = "model.int8.onnx"
 REPORT = "verify.json"
 RUN_REPORT = "report.html"
 WRONG_KIND = {  # what users name by mistake: suffix → what it is, what to do
@@ -42,7 +43,8 @@ class RunFolder:
 
     def own(self) -> list[Path]:
         """Everything that commands write here; `--overwrite` removes these and nothing else."""
-        names = ("metrics.jsonl", MODEL, ONNX, "model.safetensors", REPORT, RUN_REPORT, TENSORBOARD, MLFLOW, MLFLOW_RUN)
+        artefacts = (MODEL, ONNX, INT8, "model.safetensors")
+        names = ("metrics.jsonl", *artefacts, REPORT, RUN_REPORT, TENSORBOARD, MLFLOW, MLFLOW_RUN)
         return [self.config, self.checkpoints, *(self.path / name for name in names)]
 
     def check_free(self, made: Path, *, resume: bool, overwrite: bool) -> None:

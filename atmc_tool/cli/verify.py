@@ -81,7 +81,7 @@ def verify_file(
         UsageError, InputError, MissingEnvironmentError: it can't be verified.
     """
     from atmc_tool import __version__
-    from atmc_tool.cli.data_source import load_configured
+    from atmc_tool.cli.data_source import data_folder, load_configured
     from atmc_tool.cli.launch import threads
     from atmc_tool.cli.origin import find_origin
     from atmc_tool.cli.render import staged
@@ -96,7 +96,7 @@ def verify_file(
     content = read_bytes(path, MAX_BYTES)
     model = parse_onnx(content, str(path))
     origin = find_origin(path, model, resolve(None).run)
-    config = resolve(merge(_data_folder(path), origin.settings))
+    config = resolve(merge(data_folder(path), origin.settings))
     threat_model = config.threat_model.parse()
     if threat_model is None:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
@@ -135,16 +135,6 @@ def verify_file(
         **verification.to_json(),
     }
     return report, verification
-
-
-def _data_folder(path: Path) -> Mapping[str, Any]:
-    """Where the run that `path` lies in found its data; artefacts don't say, for they travel."""
-    from atmc_tool.cli.run_folder import RunFolder
-    from atmc_tool.settings import read_yaml
-
-    config = RunFolder(path.parent).config
-    data = read_yaml(config).get("data") if config.is_file() else None
-    return {"data": {"dir": data["dir"]}} if isinstance(data, dict) and isinstance(data.get("dir"), str) else {}
 
 
 def _show(report: Mapping[str, Any], verification: "Verification", destination: Path) -> None:

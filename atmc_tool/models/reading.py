@@ -71,7 +71,9 @@ def read_model(path: Path, trust_pickle: bool = False) -> ModelFile:
     return ModelFile(_checked(path, _without_wrappers(found)), _parse_card(path, card), sha256(content), module)
 
 
-def fit_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+def fit_state(
+    network: nn.Module, state: Mapping[str, Tensor], hint: str = "give the right network with --arch"
+) -> None:
     """Load `state` into `network`, every key and shape of which must fit.
 
     Only the batch counters of batch norm may be missing (files older than torch 0.4.1 have none); they become 0.
@@ -82,9 +84,7 @@ def fit_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = _tensors(network)
     fitting = _without_wrappers(state)
     if differences := _differences(own, fitting):
-        raise InputError(
-            f"the weights do not fit {type(network).__name__}: {differences}", hint="give the right network with --arch"
-        )
+        raise InputError(f"the weights do not fit {type(network).__name__}: {differences}", hint=hint)
     with torch.no_grad():
         for name, tensor in own.items():
             if name in fitting:

@@ -26,9 +26,7 @@ def write_model(path: Path, state: Mapping[str, Tensor], card: ModelCard) -> Non
     own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     text = card.model_dump_json()
     if path.suffix == ".pt":
-        buffer = io.BytesIO()
-        torch.save({"state_dict": own, CARD_KEY: text}, buffer)
-        content = buffer.getvalue()
+        content = encode_torch(own, text)
     elif path.suffix == ".safetensors":
         content = encode_safetensors(own, text)
     else:
@@ -36,3 +34,10 @@ def write_model(path: Path, state: Mapping[str, Tensor], card: ModelCard) -> Non
             f"can't write a network to {path}", expected=".pt or .safetensors", got=path.suffix or "no suffix"
         )
     write_atomic(path, content)
+
+
+def encode_torch(state: Mapping[str, Tensor], card: str | None) -> bytes:
+    """`state` and the JSON of its card, where it has one, as the bytes of a file of `torch.save`; deterministic."""
+    buffer = io.BytesIO()
+    torch.save({"state_dict": dict(state), **({} if card is None else {CARD_KEY: card})}, buffer)
+    return buffer.getvalue()

@@ -1,0 +1,41 @@
+"""`atmc-tool unpack`: model.atmc back to the plain dense state dict. Needs torch for .pt alone."""
+
+from pathlib import Path
+
+import click
+
+from atmc_tool.cli.options import PATH, as_json, config_sources, setting, verbosity
+from atmc_tool.errors import UsageError
+
+
+@click.command("unpack", epilog="Example: atmc-tool unpack atmc-run/model.atmc -o model.safetensors")
+@click.argument("source", metavar="[RUN|model.atmc]", type=PATH, required=False)
+@click.option("-o", "--output", type=PATH, help="A .safetensors or .pt; default: model.safetensors beside model.atmc.")
+@click.option("--overwrite", is_flag=True, help="Replace the output where it is already there.")
+@setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
+@config_sources
+@as_json
+@verbosity
+def command(source: Path | None, output: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Unpack model.atmc to the dense weights, for the original network's code.
+
+    The file is a state dict under the network's own names, with the model card, so that `compress` takes it again. The
+    same model.atmc gives the same bytes.
+    """
+    from atmc_tool.cli.export import check_free, show_files
+    from atmc_tool.cli.run_folder import MODEL, locate
+    from atmc_tool.cli.settings import resolve
+    from atmc_tool.files import read_bytes, write_atomic
+    from exporters.atmc_file import LIMITS, read_atmc
+    from exporters.dense import dense_safetensors, dense_torch
+
+    writers = {".safetensors": dense_safetensors, ".pt": dense_torch}
+    if output is not None and output.suffix not in writers:
+        raise UsageError(f"can't unpack to {output}", expected=" or ".join(writers), got=output.suffix or "no suffix")
+    found = locate(source, resolve().run, MODEL)
+    target = output or found.with_suffix(".safetensors")
+    check_free([target], overwrite)
+    model = read_atmc(found)
+    content = writers[target.suffix](model)
+    write_atomic(target, content)
+    show_files("Unpacked", {found: read_bytes(found, LIMITS.file_bytes), target: content}, as_json)
