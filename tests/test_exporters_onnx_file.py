@@ -257,6 +257,26 @@ def test_everything_else_is_an_initialiser_and_nothing_is_left_over() -> None:
     assert {name for node in graph.node for name in node.output} <= read
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_dense_form_holds_plain_weights(setting: str) -> None:
+    network, skeleton = traced("residual")
+    model = compressed(network, skeleton, *SETTINGS[setting])
+    proto = onnx.load_from_string(build_onnx(model, DIGEST, dense=True))
+    onnx.checker.check_model(proto, full_check=True)
+    assert not proto.functions
+    assert [node.op_type for node in proto.graph.node] == [
+        node.op_type for node in onnx.load_from_string(skeleton).graph.node
+    ]
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    for name, weight in model.weights.items():
+        assert stored[name].tobytes() == weight.dense().tobytes()
+    x = images(NETWORKS["residual"][1], 3)
+    compact, dense = (
+        run(content, {"input": x})[0] for content in (build_onnx(model, DIGEST), proto.SerializeToString())
+    )
+    np.testing.assert_allclose(dense, compact, atol=1e-5)
+
+
 def test_metadata_says_what_it_is() -> None:
     network, skeleton = traced("linear")
     model = onnx.load_from_string(build_onnx(compressed(network, skeleton, {"main": 0.2}, 4), "ab" * 32))

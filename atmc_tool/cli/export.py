@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 @click.command("export", epilog="Example: atmc-tool export --onnx")
 @click.argument("source", metavar="[RUN|model.atmc]", type=PATH, required=False)
 @click.option("--onnx", is_flag=True, help="One self-contained file of standard operators that decodes its weights.")
+@click.option(
+    "--format",
+    "onnx_format",
+    type=click.Choice(["compact", "dense"]),
+    help="Of the ONNX file: compact (default) decodes its weights; dense holds them as they are, without functions.",
+)
 @click.option("--safetensors", is_flag=True, help="The plain dense state dict, for the original network's code.")
 @click.option("-o", "--output", type=PATH, help="Default: model.onnx or model.safetensors beside model.atmc.")
 @click.option("--overwrite", is_flag=True, help="Replace the output where it is already there.")
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 def command(
     source: Path | None,
     onnx: bool,
+    onnx_format: str | None,
     safetensors: bool,
     output: Path | None,
     overwrite: bool,
@@ -40,6 +47,8 @@ def command(
     suffixes = [suffix for suffix, wanted in ((".onnx", onnx), (".safetensors", safetensors)) if wanted]
     if not suffixes:
         raise UsageError("export to what?", expected="--onnx or --safetensors")
+    if onnx_format and not onnx:
+        raise UsageError("--format is of the ONNX file", expected="--onnx with it")
     if output is not None and len(suffixes) > 1:
         raise UsageError("-o names one file", expected="--onnx or --safetensors with it", got="both")
     found = locate(source, resolve().run, MODEL)
@@ -48,7 +57,8 @@ def command(
         if path.exists() and not overwrite:
             raise UsageError(f"{path} exists", hint="--overwrite replaces it, -o names another file")
     model, content = read_atmc(found), read_bytes(found, LIMITS.file_bytes)
-    files = {found: content, **{path: exported(model, suffix, sha256(content)) for suffix, path in outputs.items()}}
+    digest, dense = sha256(content), onnx_format == "dense"
+    files = {found: content, **{path: exported(model, suffix, digest, dense) for suffix, path in outputs.items()}}
     for path in outputs.values():
         write_atomic(path, files[path])
     facts = {str(path): {"bytes": len(file), "sha256": sha256(file)} for path, file in files.items()}
@@ -60,12 +70,12 @@ def command(
         show_table("Exported", ["file", "bytes", "sha256"], rows)
 
 
-def exported(model: "CompressedModel", suffix: str, source_digest: str) -> bytes:
-    """`model`, whose file has `source_digest`, as a file that ends in `suffix`: `.onnx` or `.safetensors`."""
+def exported(model: "CompressedModel", suffix: str, source_digest: str, dense: bool = False) -> bytes:
+    """`model`, whose file has `source_digest`, as `.onnx`, which `dense` is about, or `.safetensors`."""
     if suffix == ".safetensors":
         from exporters.dense import dense_safetensors
 
         return dense_safetensors(model)
     from exporters.onnx_file import build_onnx
 
-    return build_onnx(model, source_digest)
+    return build_onnx(model, source_digest, dense=dense)
