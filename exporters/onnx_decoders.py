@@ -65,14 +65,14 @@ def decode_codes(graph: GraphBuilder, tensor: Stored, name: str) -> None:
     """A code of 4 or 8 bits for every entry; code 0 is zero where there are zeros."""
     codes, codebook = _dense_codes(tensor.factor)
     stored = graph.nibbles(codes, tensor.shape) if len(codebook) <= 16 else graph.constant(codes.reshape(tensor.shape))
-    graph.call("DecodeCodes", stored, graph.constant(codebook), name=name)
+    graph.call("DecodeCodes", stored, _codebook(graph, codebook), name=name)
 
 
 def decode_packed_codes(graph: GraphBuilder, tensor: Stored, name: str) -> None:
     """A code for every entry, of as many bits as it takes; code 0 is zero where there are zeros."""
     codes, codebook = _dense_codes(tensor.factor)
     packed = graph.constant(pack(codes, _bits(len(codebook))))
-    graph.call("DecodePackedCodes", packed, graph.constant(codebook), name=name, shape=tensor.shape)
+    graph.call("DecodePackedCodes", packed, _codebook(graph, codebook), name=name, shape=tensor.shape)
 
 
 def decode_positions(graph: GraphBuilder, tensor: Stored, name: str) -> None:
@@ -179,7 +179,14 @@ def _kept_values(graph: GraphBuilder, factor: SparseTensor, raw: bool) -> tuple[
         return (graph.constant(factor.values),)
     assert factor.codes is not None  # as `applies` says
     assert factor.codebook is not None
-    return graph.constant(pack(factor.codes, _bits(len(factor.codebook)))), graph.constant(factor.codebook)
+    return graph.constant(pack(factor.codes, _bits(len(factor.codebook)))), _codebook(graph, factor.codebook)
+
+
+def _codebook(graph: GraphBuilder, values: NDArray[np.float32]) -> str:
+    """The name of the codebook as float16 where that gives the same values, else as it is."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return graph.constant(half if np.array_equal(half.astype(np.float32), values) else values)
 
 
 def _dense_codes(factor: SparseTensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

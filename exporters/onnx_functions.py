@@ -56,10 +56,14 @@ _MASK = """
   padded = atmc.Unpack (mask)
   flag = Slice (padded, from, size)"""
 
+# A codebook is float32, or float16 where that is exact.
+_PALETTE = """
+  palette = Cast <to = 1> (codebook)"""
+
 # The values (k,) of the kept entries; a raw decoder has them as they are.
 _LOOK_UP = """
   code = atmc.Unpack (codes)
-  values = Gather (codebook, code)"""
+  values = Gather (palette, code)"""
 
 # The i-th of `values` where the i-th 1 of `flag`, int32 (n,), is; zero where that is 0: float32 (n,).
 _SPREAD = """
@@ -98,12 +102,12 @@ _POSITIONS = """
 _PACKED_CODES = """
   code = atmc.Unpack (codes)
   used = Slice (code, from, size)
-  each = Gather (codebook, used)"""
+  each = Gather (palette, used)"""
 
 # Codes of 4 or 8 bits as ONNX stores them, in the tensor's shape.
 _CODES = """
   code = Cast <to = 6> (codes)
-  tensor = Gather (codebook, code)"""
+  tensor = Gather (palette, code)"""
 
 
 def _texts() -> dict[str, str]:
@@ -114,14 +118,14 @@ def _texts() -> dict[str, str]:
         head = f"{name} <{attributes}>" if attributes else name
         texts[name] = f"{head} ({inputs}) => (tensor) {{{''.join(parts)}\n}}"
 
-    for kind, inputs, look_up in (("", "codes, codebook", _LOOK_UP), ("Raw", "values", "")):
+    for kind, inputs, look_up in (("", "codes, codebook", _PALETTE + _LOOK_UP), ("Raw", "values", "")):
         values = look_up + _SPREAD
         add(f"DecodeGaps{kind}", "shape, fields", f"gaps, far, {inputs}", _START, _GAPS, values, _SCATTER)
         add(f"DecodeBitmask{kind}", "shape", f"mask, {inputs}", _START, _MASK, values, _WHOLE)
         parts = (_START, _GRID, _MASK, values, _ARRANGE)
         add(f"DecodeBlocks{kind}", "grid, shape", f"blocks, mask, {inputs}", *parts)
-    add("DecodeCodes", "", "codes, codebook", _CODES)
-    add("DecodePackedCodes", "shape", "codes, codebook", _START, _PACKED_CODES, _WHOLE)
+    add("DecodeCodes", "", "codes, codebook", _PALETTE, _CODES)
+    add("DecodePackedCodes", "shape", "codes, codebook", _START, _PALETTE, _PACKED_CODES, _WHOLE)
     add("DecodePositions", "shape", "positions, each", _START, _POSITIONS, _SCATTER)
     return texts
 

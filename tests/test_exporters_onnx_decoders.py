@@ -256,6 +256,16 @@ def test_a_codebook_too_large_for_codes_of_every_entry() -> None:
     assert not {"DecodeCodes", "DecodePackedCodes"} & set(kinds_for(Stored(factor, factor.shape)))
 
 
+@pytest.mark.parametrize(("value", "stored"), [(0.5, 2), (0.1, 4), (1e6, 4), (2.0**-24, 2), (2.0**-30, 4)])
+def test_a_codebook_takes_half_the_bytes_where_that_is_exact(value: float, stored: int) -> None:
+    codebook = np.array([-1, value], np.float32)
+    codes = np.tile(np.array([0, 1], np.uint8), 50)
+    factor = SparseTensor((10, 30), np.arange(0, 300, 3), codebook[codes], codes, codebook)
+    sizes = {len(tensor.raw_data) for tensor in encoded("DecodeGaps", factor).initializers if tensor.dims == [2]}
+    assert sizes == {2 * stored}
+    assert_exact(factor)
+
+
 def test_functions_hold_standard_operators_and_each_other_only() -> None:
     for name, function in functions().items():
         assert name == function.name
