@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from memory import above, status
+from graph_load import session
 from pipeline import processor
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
@@ -37,7 +37,6 @@ from exporters.onnx_skeleton import trace_skeleton
 IMAGE = (3, 224, 224)
 VALUES = 16
 FORMATS = ("dense", "compact")
-MEGABYTE = 1e6
 
 
 def compressed(density: float) -> CompressedModel:
@@ -60,35 +59,9 @@ def compressed(density: float) -> CompressedModel:
     return CompressedModel(weights, rest, skeleton, {})
 
 
-def session(path: Path | str | bytes, optimized: Path | None = None) -> ort.InferenceSession:
-    """A session as users make it, but of one thread."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if optimized is not None:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(optimized)
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def load(path: Path) -> dict[str, float]:
-    """Seconds of one load and its peak of resident memory, in bytes."""
-    text = '<ir_version: 8, opset_import: ["": 16]> probe (float[1] x) => (float[1] y) { y = Abs(x) }'
-    session(onnx.parser.parse_model(text).SerializeToString())
-    seconds = 0.0
-
-    def work() -> None:
-        nonlocal seconds
-        started = time.perf_counter()
-        session(path)
-        seconds = time.perf_counter() - started
-
-    return {"peak": above(work), "seconds": seconds, "before": status("VmRSS")}
-
-
 def load_apart(path: Path) -> dict[str, float]:
-    """The same by a process of its own."""
-    command = [sys.executable, __file__, "--load", str(path)]
+    """Seconds and peak of resident memory, in bytes, of one load by a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("graph_load.py")), str(path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -96,7 +69,7 @@ def load_apart(path: Path) -> dict[str, float]:
 
 def latencies(files: dict[str, Path], rounds: int) -> dict[str, list[float]]:
     """Seconds of one image by format, interleaved, after two that are not counted."""
-    sessions = {name: session(path) for name, path in files.items()}
+    sessions = {name: session(str(path)) for name, path in files.items()}
     image = np.random.default_rng(0).random((1, *IMAGE), dtype=np.float32)
     seconds: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(rounds + 2):
@@ -114,7 +87,11 @@ def ratio(measured: dict[str, list[float]]) -> float:
 
 def operators(path: Path, folder: Path) -> dict[str, int]:
     """How many operators of each kind are left after the optimisations that do not depend on the processor."""
-    session(path, folder / "optimized.onnx")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return dict(sorted(Counter(n.op_type for n in onnx.load(folder / "optimized.onnx").graph.node).items()))
 
 
@@ -155,11 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--densities", type=float, nargs="+", default=[0.2, 0.05, 0.01])
-    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.load:
-        print(json.dumps(load(arguments.load)))
-        return
     lines = []
     for density in arguments.densities:
         with tempfile.TemporaryDirectory() as folder:

@@ -38,12 +38,6 @@ class GraphBuilder:
         """The name of an initialiser that holds `array`; a new one called `name` where that is given."""
         return self._initializer(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape)), name)
 
-    def nibbles(self, values: NDArray[np.uint8], shape: tuple[int, ...]) -> str:
-        """The name of a UINT4 initialiser of `values`, (n,), below 16: two in a byte, the first in the low bits."""
-        even = np.append(values, np.zeros(len(values) % 2, np.uint8))
-        packed = (even[0::2] | even[1::2] << 4).tobytes()
-        return self._initializer(TensorProto(data_type=TensorProto.UINT4, dims=shape, raw_data=packed))
-
     def size(self) -> int:
         """Bytes of all nodes and initialisers in the file, but for a few of their framing."""
         total: int = sum(node.ByteSize() for node in self.nodes)

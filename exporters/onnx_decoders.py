@@ -62,10 +62,15 @@ def decode_values(graph: GraphBuilder, tensor: Stored, name: str) -> None:
 
 
 def decode_codes(graph: GraphBuilder, tensor: Stored, name: str) -> None:
-    """A code of 4 or 8 bits for every entry; code 0 is zero where there are zeros."""
+    """A code of 1, 2, 4 or 8 bits for every entry; code 0 is zero where there are zeros."""
     codes, codebook = _dense_codes(tensor.factor)
-    stored = graph.nibbles(codes, tensor.shape) if len(codebook) <= 16 else graph.constant(codes.reshape(tensor.shape))
-    graph.call("DecodeCodes", stored, _codebook(graph, codebook), name=name)
+    width = next(width for width in (1, 2, 4, 8) if width >= _bits(len(codebook)))
+    shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
+    padded = np.append(codes, np.zeros(-len(codes) % len(shifts), np.uint8)).reshape(len(shifts), -1)
+    packed = np.bitwise_or.reduce(padded << shifts, axis=0)
+    parts = (packed, shifts, np.array(2**width - 1, np.uint8))
+    values = _codebook(graph, codebook)
+    graph.call("DecodeCodes", *map(graph.constant, parts), values, name=name, shape=tensor.shape)
 
 
 def decode_packed_codes(graph: GraphBuilder, tensor: Stored, name: str) -> None:

@@ -4,8 +4,8 @@ Each is in a file once, however many tensors use it. onnxruntime inlines and fol
 operators whose shapes it can tell beforehand: so NonZero, Compress and their like are no way to decode.
 
 onnxruntime keeps what it folds until it is done. In bytes per entry of the tensor: 12 for zeros, scattering and the
-last reshape, 27 for a bitmask, 8 for codes of every entry, 16 and 3 for each bit where they are packed; beside that for
-each gap 41 and 3 for each bit, for each kept entry 12 and 3 for each bit.
+last reshape, 27 for a bitmask, 13 for codes of every entry, 16 and 3 for each bit where they are packed. Beside that,
+for each gap 41 and 3 for each bit, for each kept entry 12 and 3 for each bit.
 """
 
 import functools
@@ -29,7 +29,7 @@ _UNPACK_TEXT = """Unpack (packed) => (fields) {
   planes = Reshape (bits, rows)
   powers = Constant <value = uint8[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
   from = Constant <value_ints = [0]> ()
-  width = Shape <start = 0, end = 1> (packed)
+  width = Shape <end = 1> (packed)
   used = Slice (powers, from, width)
   fields = MatMulInteger (used, planes)
 }"""
@@ -104,9 +104,15 @@ _PACKED_CODES = """
   used = Slice (code, from, size)
   each = Gather (palette, used)"""
 
-# Codes of 4 or 8 bits as ONNX stores them, in the tensor's shape.
+# Codes of a width that divides a byte: those shifted by the q-th of `shifts` (s, 1) are the q-th part of the tensor.
 _CODES = """
-  code = Cast <to = 6> (codes)
+  moved = BitShift <direction = "RIGHT"> (codes, shifts)
+  field = BitwiseAnd (moved, mask)
+  all = Constant <value_ints = [-1]> ()
+  row = Reshape (field, all)
+  used = Slice (row, from, size)
+  whole = Reshape (used, dims)
+  code = Cast <to = 6> (whole)
   tensor = Gather (palette, code)"""
 
 
@@ -124,7 +130,7 @@ def _texts() -> dict[str, str]:
         add(f"DecodeBitmask{kind}", "shape", f"mask, {inputs}", _START, _MASK, values, _WHOLE)
         parts = (_START, _GRID, _MASK, values, _ARRANGE)
         add(f"DecodeBlocks{kind}", "grid, shape", f"blocks, mask, {inputs}", *parts)
-    add("DecodeCodes", "", "codes, codebook", _PALETTE, _CODES)
+    add("DecodeCodes", "shape", "codes, shifts, mask, codebook", _START, _PALETTE, _CODES)
     add("DecodePackedCodes", "shape", "codes, codebook", _START, _PALETTE, _PACKED_CODES, _WHOLE)
     add("DecodePositions", "shape", "positions, each", _START, _POSITIONS, _SCATTER)
     return texts
@@ -133,14 +139,25 @@ def _texts() -> dict[str, str]:
 @functools.cache
 def functions() -> dict[str, FunctionProto]:
     """Name → function, each after those that it calls."""
-    imports = f'"" : {_OPSET}, "{DOMAIN}" : {VERSION}'
+    own = f', "{DOMAIN}" : {VERSION}'
     parsed = {
-        name: parse_function(f'<domain: "{DOMAIN}", opset_import: [{imports}]>\n{text}')
+        name: parse_function(f'<domain: "{DOMAIN}", opset_import: ["" : {_OPSET}{own * (DOMAIN in text)}]>\n{text}')
         for name, text in _texts().items()
     }
-    for node in (node for function in parsed.values() for node in function.node if not node.domain):
-        node.ClearField("domain")  # two bytes each
+    for function in parsed.values():
+        _shorten(function)
     return parsed
+
+
+def _shorten(function: FunctionProto) -> None:
+    """Spare the bytes of what nobody needs to read: names of values inside, and the domain where it is the default."""
+    inner = dict.fromkeys(name for node in function.node for name in node.output if name not in function.output)
+    short = {name: chr(ord("a") + i) for i, name in enumerate(inner)}  # the longest has fewer than 26
+    for node in function.node:
+        node.input[:] = [short.get(name, name) for name in node.input]
+        node.output[:] = [short.get(name, name) for name in node.output]
+        if not node.domain:
+            node.ClearField("domain")
 
 
 def with_callees(names: Iterable[str]) -> list[FunctionProto]:

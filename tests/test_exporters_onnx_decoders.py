@@ -190,7 +190,8 @@ def clustered(shape: tuple[int, int], block: int, used: float, density: float) -
         (random_factor((64, 300), 0.5, None), "DecodeBitmaskRaw"),
         (random_factor((64, 300), 0.95, 15), "DecodeCodes"),
         (random_factor((64, 300), 1.0, 256), "DecodeCodes"),
-        (random_factor((64, 300), 1.0, 4), "DecodePackedCodes"),
+        (random_factor((64, 300), 1.0, 4), "DecodeCodes"),
+        (random_factor((64, 300), 1.0, 8), "DecodePackedCodes"),
         (random_factor((64, 300), 0.999, None), ""),
         (random_factor((512, 512), 8 / 512**2, 16), "DecodePositions"),
         (clustered((64, 576), 16, 0.1, 0.6), "DecodeBlocks"),
@@ -270,6 +271,9 @@ def test_functions_hold_standard_operators_and_each_other_only() -> None:
     for name, function in functions().items():
         assert name == function.name
         assert function.domain == DOMAIN
+        outputs = [value for node in function.node for value in node.output]
+        assert len({*outputs, *function.input}) == len(outputs) + len(function.input)
+        assert all(value.isalpha() for value in outputs)
         for node in function.node:
             if node.domain == DOMAIN:
                 assert node.op_type in functions()
@@ -286,7 +290,9 @@ def test_one_node_for_each_tensor() -> None:
         assert [(node.domain, node.op_type) for node in graph.nodes] == [(DOMAIN, kind)] * bool(kind)
 
 
-@pytest.mark.parametrize(("n_values", "stored"), [(15, TensorProto.UINT4), (16, TensorProto.UINT8)])
-def test_codes_of_every_entry_take_half_a_byte_where_they_can(n_values: int, stored: int) -> None:
-    codes, _ = encoded("DecodeCodes", random_factor((50, 60), 0.9, n_values)).initializers
-    assert codes.data_type == stored
+@pytest.mark.parametrize(("n_values", "bits"), [(1, 1), (2, 2), (3, 2), (4, 4), (15, 4), (16, 8), (255, 8)])
+def test_codes_of_every_entry_take_no_more_bits_than_they_must(n_values: int, bits: int) -> None:
+    """Zero is one more value, and the width divides a byte."""
+    parts = encoded("DecodeCodes", random_factor((50, 60), 0.9, n_values)).initializers
+    codes = [tensor for tensor in parts if tensor.data_type == TensorProto.UINT8 and len(tensor.raw_data) > 8]
+    assert [len(tensor.raw_data) for tensor in codes] == [50 * 60 * bits // 8]
