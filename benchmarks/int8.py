@@ -22,7 +22,6 @@ from atmc_tool.machine import machine
 from atmc_tool.models import ARCHITECTURES
 from evaluators.latency import measure, speed
 from exporters.atmc_file import encode_model
-from exporters.dense_onnx import dense_onnx
 from exporters.int8 import int8_onnx
 from exporters.onnx_file import build_onnx
 from exporters.onnx_skeleton import trace_skeleton
@@ -52,7 +51,7 @@ def main() -> None:
     images = np.random.default_rng(0).random((CALIBRATION, *SHAPE), np.float32)
     digest = "0" * 64
     files = {
-        "dense": dense_onnx(model, digest),
+        "dense": build_onnx(model, digest, dense=True),
         "self-decoding": build_onnx(model, digest),
         "int8": int8_onnx(model, digest, images, {}),
     }

@@ -10,7 +10,6 @@ Writes benchmarks/results/memory.json.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import platform
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from networks import resnet18
 from pipeline import processor
+from resident import above
 from training import (
     AUTO,
     CASES,
@@ -66,21 +66,6 @@ def steps(name: str, case: Case, compute: Compute) -> tuple[Step, Step]:
     loop = atmc_loop(case, schedules(case)[1], compute)
     first, second = (PRUNING, PRUNING) if name.endswith("pruning") else (QUANTISING, UPDATING)
     return engine_step(loop, first), engine_step(loop, second)
-
-
-def status(field: str) -> int:
-    """Bytes of `VmRSS`, now, or of `VmHWM`, its highest value."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def above(work: Callable[[], object]) -> int:
-    """Peak of resident memory while `work` runs, above that before."""
-    ctypes.CDLL(None).malloc_trim(0)  # what malloc keeps of freed memory would hide what is needed
-    Path("/proc/self/clear_refs").write_text("5")  # the highest value starts anew
-    before = status("VmRSS")
-    work()
-    return status("VmHWM") - before
 
 
 def allocated(work: Callable[[], object]) -> int:

@@ -20,21 +20,25 @@ PRODUCT_TOLERANCE = 1e-6  # of the largest value: a product's sums may be taken 
 class ExpectedWeights:
     """Arrays by the name of their value in the ONNX graph.
 
-    exact:    must be decoded bit for bit: factors, and weights that are one factor
-    products: weights U V + C that are computed, equal up to rounding
+    exact:    must be decoded bit for bit: weights that are one factor, and everything else that is no product
+    products: weights U V + C that the graph computes, equal up to rounding
+    factors:  name of a product → its factors by name, which must be decoded bit for bit; where the graph has none of
+              them, it must hold the product itself bit for bit
     """
 
     exact: Mapping[str, NDArray[Any]]
     products: Mapping[str, NDArray[Any]]
+    factors: Mapping[str, Mapping[str, NDArray[Any]]]
 
     @property
     def names(self) -> list[str]:
-        """All names."""
-        return [*self.exact, *self.products]
+        """All names that a graph may have."""
+        factors = (name for parts in self.factors.values() for name in parts)
+        return [*self.exact, *factors, *self.products]
 
 
 def expected_weights(model: CompressedModel) -> ExpectedWeights:
-    """What the graph of `model` must decode to: the parameters it takes, and the stored factors of weights among them.
+    """What the graph of `model` must decode to: the parameters it takes, and the factors of products among them.
 
     A factor that multiplies an absent one is not needed, and not decoded.
 
@@ -47,41 +51,49 @@ def expected_weights(model: CompressedModel) -> ExpectedWeights:
         raise InputError(f"the graph in the model is damaged: {error}") from error
     exact: dict[str, NDArray[Any]] = {name: model.rest[name] for name in parameters if name in model.rest}
     products: dict[str, NDArray[Any]] = {}
-    for name in parameters:
-        if name not in model.weights:
-            continue
+    factors: dict[str, dict[str, NDArray[Any]]] = {}
+    for name in (name for name in parameters if name in model.weights):
         weight = model.weights[name]
         stored = {factor: tensor.dense() for factor, tensor in weight.factors.items() if tensor.kept}
         if weight.main not in stored:
             stored = {factor: dense for factor, dense in stored.items() if factor == "C"}
-        exact |= {f"{name}.{factor}": dense for factor, dense in stored.items()}
-        (exact if len(stored) <= 1 else products)[name] = weight.dense()
-    return ExpectedWeights(exact, products)
+        if len(stored) <= 1:
+            exact[name] = weight.dense()
+        else:
+            products[name] = weight.dense()
+            factors[name] = {f"{name}.{factor}": dense for factor, dense in stored.items()}
+    return ExpectedWeights(exact, products, factors)
 
 
 def parity(expected: ExpectedWeights, decoded: Mapping[str, NDArray[Any]]) -> Check:
     """Every expected array is decoded: same shape and type, same bits, or nearly the same value for a product."""
+    computed = {name for name, factors in expected.factors.items() if not decoded.keys().isdisjoint(factors)}
+    exact = {**expected.exact, **{name: array for name, array in expected.products.items() if name not in computed}}
+    for name in expected.products:
+        exact |= expected.factors[name] if name in computed else {}
+    products = {name: expected.products[name] for name in expected.products if name in computed}
     differing: dict[str, str] = {}
     values = 0
-    for name, array in {**expected.exact, **expected.products}.items():
-        count, problem = _difference(array, decoded.get(name), name in expected.products)
+    for name, array in {**exact, **products}.items():
+        count, problem = _difference(array, decoded.get(name), name in products)
         values += count
         if problem:
             differing[name] = problem
+    tensors = len(exact) + len(products)
     evidence = {
-        "tensors": len(expected.names),
-        "products": len(expected.products),
+        "tensors": tensors,
+        "products": len(products),
         "differing_tensors": differing,
         "differing_values": values,
     }
     if differing:
         first, problem = next(iter(differing.items()))
         more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-        reason = f"{len(differing)} of {len(expected.names)} tensors differ: {first} ({problem}){more}"
+        reason = f"{len(differing)} of {tensors} tensors differ: {first} ({problem}){more}"
         return Check("weight-parity", False, reason, evidence)
-    reason = f"{len(expected.exact)} tensors equal bit for bit"
-    if expected.products:
-        reason += f", {len(expected.products)} products within {PRODUCT_TOLERANCE:g}"
+    reason = f"{len(exact)} tensors equal bit for bit"
+    if products:
+        reason += f", {len(products)} products within {PRODUCT_TOLERANCE:g}"
     return Check("weight-parity", True, reason, evidence)
 
 

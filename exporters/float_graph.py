@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from atmc_tool.compressed import CompressedModel
-from exporters.dense_onnx import dense_onnx
+from exporters.onnx_file import build_onnx
 
 Float64 = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def float_graph(model: CompressedModel, source_digest: str) -> ModelProto:
     Raises:
         InputError: as `build_onnx`.
     """
-    proto = onnx.load_model_from_string(dense_onnx(model, source_digest))
+    proto = onnx.load_model_from_string(build_onnx(model, source_digest, dense=True))
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     nodes = _fold_norms(_fold_transposes(list(proto.graph.node), arrays), arrays)
     _own_biases(nodes, arrays)

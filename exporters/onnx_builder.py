@@ -8,15 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from exporters.onnx_functions import DOMAIN
+
 
 class GraphBuilder:
-    """Collects `nodes` and `initializers`; values without a meaning of their own are named by numbers, to be small."""
+    """Collects `nodes`, `initializers` and names of `functions`; values without a meaning are named by numbers."""
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
         """`taken`: names that must not be given to new values."""
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
-        self._shared: dict[tuple[int | str, tuple[int, ...], bytes], str] = {}
+        self.functions: set[str] = set()
+        self._shared: dict[tuple[int, tuple[int, ...], bytes], str] = {}
         names = frozenset(taken)
         self._names = (str(number) for number in itertools.count() if str(number) not in names)
 
@@ -26,22 +29,14 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return name
 
+    def call(self, function: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        """Add a node of the local function, as `node` does."""
+        self.functions.add(function)
+        return self.node(function, *inputs, name=name, domain=DOMAIN, **attributes)
+
     def constant(self, array: NDArray[Any], name: str = "") -> str:
         """The name of an initialiser that holds `array`; a new one called `name` where that is given."""
         return self._initializer(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape)), name)
-
-    def nibbles(self, values: NDArray[np.uint8]) -> str:
-        """The name of a UINT4 initialiser (n,) of n values below 16, two in a byte, the first in the low bits."""
-        even = np.append(values, np.zeros(len(values) % 2, np.uint8))
-        packed = (even[0::2] | even[1::2] << 4).tobytes()
-        return self._initializer(TensorProto(data_type=TensorProto.UINT4, dims=[len(values)], raw_data=packed))
-
-    def zeros(self, shape: tuple[int, ...]) -> str:
-        """The name of a float32 tensor of zeros that costs no bytes; one for all of that shape."""
-        key = ("zeros", shape, b"")
-        if key not in self._shared:
-            self._shared[key] = self.node("ConstantOfShape", self.constant(np.array(shape, np.int64)))
-        return self._shared[key]
 
     def size(self) -> int:
         """Bytes of all nodes and initialisers in the file, but for a few of their framing."""

@@ -1,191 +1,238 @@
-"""Sub-graphs of standard operators that decode one sparse factor; onnxruntime folds them when it loads the file.
+"""Ways to store one sparse tensor in the exported file, and which of them makes the whole file smallest.
 
-Each factor takes the smallest of four encodings: its values as they are, a code for every entry, a bit for every entry
-and the kept values, or the distances between the kept entries and their values. Indices are int32 and fields uint8 as
-long as they can be, for onnxruntime keeps all that it folds until it is done: 15 bytes per entry for codes, 24 for the
-bitmask, 12 for gaps; and 20 to 45 per kept entry for gaps and values.
+Each is one node of a local function (`onnx_functions`) and its initialisers: positions as a bit for every entry, as
+bits for blocks and for the entries of those in use, as gaps in fields of the cheapest width, or as they are; or a code
+for every entry. Kept values are codes of ⌈log2 K⌉ bits, or raw. Or all values as they are, without a function.
 """
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from atmc_tool.compressed import SparseTensor
 from exporters.onnx_builder import GraphBuilder
+from exporters.onnx_functions import with_callees
 
-Decoder = Callable[[GraphBuilder, SparseTensor, str], str]
-
-_FIELD_WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
-# About how many bytes of nodes it takes to unpack fields of this width and to bring in entries without a value.
-_UNPACK_BYTES = {1: 130, 2: 130, 3: 330, 4: 0, 5: 250, 6: 250, 7: 450, 8: 0, 16: 0}
-_ESCAPE_BYTES = 210
+_BLOCKS = (4, 8, 16, 32, 64)
 
 
-def decode(graph: GraphBuilder, factor: SparseTensor, name: str) -> str:
-    """Add the smallest decoder of `factor`, which has kept entries; its value `name` is float32 (m, n)."""
+@dataclass(frozen=True)
+class Stored:
+    """A tensor to decode: its entries, at least one of them kept, and the shape that the graph takes it in."""
 
-    def size(decoder: Decoder) -> int:
-        alone = GraphBuilder()
-        decoder(alone, factor, name)
-        return alone.size()
-
-    candidates: list[Decoder] = [decode_gaps, decode_bitmask, decode_values]
-    if dense_codes_fit(factor):
-        candidates.append(decode_codes)
-    return min(candidates, key=size)(graph, factor, name)
+    factor: SparseTensor
+    shape: tuple[int, ...]
 
 
-def decode_values(graph: GraphBuilder, factor: SparseTensor, name: str) -> str:
-    """All m·n values, as they are."""
-    return graph.constant(factor.dense(), name)
+Decoder = Callable[[GraphBuilder, Stored, str], None]
 
 
-def dense_codes_fit(factor: SparseTensor) -> bool:
-    """Whether the codebook, with zero where there are zeros, has at most 256 values."""
-    has_zero = factor.kept < factor.shape[0] * factor.shape[1]
-    return factor.codebook is not None and len(factor.codebook) + has_zero <= 256
+def choose(tensors: Mapping[str, Stored]) -> dict[str, Decoder]:
+    """Name → decoder such that all of them with the functions that they need take the fewest bytes.
 
-
-def decode_codes(graph: GraphBuilder, factor: SparseTensor, name: str) -> str:
-    """A code for each of the m·n entries; code 0 is zero where there are zeros.
-
-    Raises:
-        ValueError: not `dense_codes_fit`.
+    A function costs its bytes once, however many tensors use it, so every set of functions is tried.
     """
-    if factor.codebook is None or factor.codes is None or not dense_codes_fit(factor):
-        raise ValueError("codes for every entry need a codebook of at most 256 values, zero among them")
-    n_entries = factor.shape[0] * factor.shape[1]
-    zero = np.zeros(int(factor.kept < n_entries), np.float32)
-    codes = np.zeros(n_entries, np.uint8)
-    codes[factor.positions] = factor.codes + np.uint8(len(zero))
-    codebook = np.concatenate([zero, factor.codebook])
-    indices = _unpack_codes(graph, codes, len(codebook))
-    shaped = graph.node("Reshape", indices, graph.constant(np.array(factor.shape, np.int64)))
-    return graph.node("Gather", graph.constant(codebook), shaped, name=name)
+    if not tensors:
+        return {}
+    kinds = list(DECODERS)
+    sizes = np.array([[_size(kind, tensor) for kind in kinds] for tensor in tensors.values()])
+    useful = [i for i in range(1, len(kinds)) if np.isfinite(sizes[:, i]).any()]
+    calls = {i: {function.name: function.ByteSize() for function in with_callees([kinds[i]])} for i in useful}
+
+    def total(selected: tuple[int, ...]) -> float:
+        shared: dict[str, int] = {}
+        for i in selected:
+            shared |= calls[i]
+        return float(sizes[:, [0, *selected]].min(axis=1).sum()) + sum(shared.values())
+
+    subsets = (subset for n in range(len(useful) + 1) for subset in itertools.combinations(useful, n))
+    allowed = np.array([0, *min(subsets, key=total)])
+    picked = allowed[sizes[:, allowed].argmin(axis=1)]
+    return {name: DECODERS[kinds[i]] for name, i in zip(tensors, picked, strict=True)}
 
 
-def decode_bitmask(graph: GraphBuilder, factor: SparseTensor, name: str) -> str:
-    """A bit for each of the m·n entries, whether it is kept, and the kept values in order."""
-    kept = np.zeros(factor.shape[0] * factor.shape[1], np.uint8)
-    kept[factor.positions] = 1
-    flags = graph.node("Cast", _unpack_bytes(graph, kept, 1), to=TensorProto.INT32)
-    return _reshape(graph, _spread(graph, flags, _kept_values(graph, factor)), factor, name)
+def decode_values(graph: GraphBuilder, tensor: Stored, name: str) -> None:
+    """All values, as they are."""
+    graph.constant(tensor.factor.dense().reshape(tensor.shape), name)
 
 
-def decode_gaps(graph: GraphBuilder, factor: SparseTensor, name: str) -> str:
-    """The distance of each kept entry from the one before, in fields of the cheapest width, and the kept values.
-
-    Where a distance does not fit its field, each distance is counted from 1, and a field of 0 means the largest field
-    and no entry there. So every step goes ahead, and no position occurs twice.
-    """
-    axis = graph.constant(np.array(0, np.int64))
-    width, escaped = _gap_width(factor.positions)
-    values = _kept_values(graph, factor)
-    if not escaped:
-        steps = unpack(graph, np.diff(factor.positions, prepend=0), width)
-        positions = graph.node("CumSum", steps, axis)
-    else:
-        largest = 2**width - 1
-        fields = unpack(graph, _escaped_gaps(factor.positions, largest), width)
-        is_entry = graph.node("Cast", fields, to=TensorProto.BOOL)
-        steps = graph.node("Where", is_entry, fields, graph.constant(np.array(largest, np.int32)))
-        ahead = graph.node("CumSum", steps, axis)
-        positions = graph.node("Sub", ahead, graph.constant(np.array(1, np.int32)))
-        values = _spread(graph, graph.node("Cast", is_entry, to=TensorProto.INT32), values)
-    zeros = graph.zeros((factor.shape[0] * factor.shape[1],))
-    return _reshape(graph, graph.node("ScatterElements", zeros, positions, values), factor, name)
+def decode_codes(graph: GraphBuilder, tensor: Stored, name: str) -> None:
+    """A code of 1, 2, 4 or 8 bits for every entry; code 0 is zero where there are zeros."""
+    codes, codebook = _dense_codes(tensor.factor)
+    width = next(width for width in (1, 2, 4, 8) if width >= _bits(len(codebook)))
+    shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
+    padded = np.append(codes, np.zeros(-len(codes) % len(shifts), np.uint8)).reshape(len(shifts), -1)
+    packed = np.bitwise_or.reduce(padded << shifts, axis=0)
+    parts = (packed, shifts, np.array(2**width - 1, np.uint8))
+    values = _codebook(graph, codebook)
+    graph.call("DecodeCodes", *map(graph.constant, parts), values, name=name, shape=tensor.shape)
 
 
-def unpack(graph: GraphBuilder, fields: NDArray[np.integer], width: int) -> str:
-    """The int32 value (n,) of n fields below 2^width, stored in n·width bits, each part up to whole bytes."""
-    if width > 8:
-        return graph.node("Cast", graph.constant(fields.astype(np.uint16)), to=TensorProto.INT32)
-    small = fields.astype(np.uint8)
-    if width == 4:
-        return graph.node("Cast", graph.nibbles(small), to=TensorProto.INT32)
-    parts: list[str] = []
-    for part in (part for part in (8, 4, 2, 1) if width & part):
-        offset = width & (part - 1)  # of the part in the field; widths are sums of powers of two
-        value = _unpack_bytes(graph, small >> np.uint8(offset) & np.uint8(2**part - 1), part)
-        shift = graph.constant(np.array(offset, np.uint8)) if offset else ""
-        parts.append(graph.node("BitShift", value, shift, direction="LEFT") if offset else value)
-    field = parts[0]
-    for value in parts[1:]:
-        field = graph.node("BitwiseOr", field, value)
-    return graph.node("Cast", field, to=TensorProto.INT32)
+def decode_packed_codes(graph: GraphBuilder, tensor: Stored, name: str) -> None:
+    """A code for every entry, of as many bits as it takes; code 0 is zero where there are zeros."""
+    codes, codebook = _dense_codes(tensor.factor)
+    packed = graph.constant(pack(codes, _bits(len(codebook))))
+    graph.call("DecodePackedCodes", packed, _codebook(graph, codebook), name=name, shape=tensor.shape)
 
 
-def _unpack_bytes(graph: GraphBuilder, fields: NDArray[np.uint8], width: int) -> str:
-    """The uint8 value (n,) of n fields of 1, 2, 4 or 8 bits, the first in the lowest bits of a byte."""
-    if width == 8:
-        return graph.constant(fields)
-    if width == 4:
-        return graph.node("Cast", graph.nibbles(fields), to=TensorProto.UINT8)
-    shifts = np.arange(0, 8, width, dtype=np.uint8)
-    padded = np.append(fields, np.zeros(-len(fields) % len(shifts), np.uint8))
-    packed = np.bitwise_or.reduce(padded.reshape(-1, len(shifts)) << shifts, axis=1, keepdims=True)
-    shifted = graph.node("BitShift", graph.constant(packed), graph.constant(shifts), direction="RIGHT")
-    field = graph.node("BitwiseAnd", shifted, graph.constant(np.array(2**width - 1, np.uint8)))
-    flat = graph.node("Reshape", field, graph.constant(np.array([-1])))
-    if len(padded) == len(fields):
-        return flat
-    return graph.node("Slice", flat, graph.constant(np.array([0])), graph.constant(np.array([len(fields)])))
-
-
-def _kept_values(graph: GraphBuilder, factor: SparseTensor) -> str:
-    """The float32 value (k,) of the kept entries: by codes, or as they are where that is smaller."""
-    if factor.codebook is None or factor.codes is None:
-        return graph.constant(factor.values)
-    coded = 4 * len(factor.codebook) + min(_stream_bytes(factor.kept, w) for w in range(factor.bits, 9)) + 60
-    if 4 * factor.kept <= coded:
-        return graph.constant(factor.values)
-    return graph.node(
-        "Gather", graph.constant(factor.codebook), _unpack_codes(graph, factor.codes, len(factor.codebook))
+def decode_positions(graph: GraphBuilder, tensor: Stored, name: str) -> None:
+    """The positions of the kept entries and their values."""
+    factor = tensor.factor
+    positions = factor.positions.astype(np.min_scalar_type(factor.positions[-1]))
+    graph.call(
+        "DecodePositions", graph.constant(positions), graph.constant(factor.values), name=name, shape=tensor.shape
     )
 
 
-def _unpack_codes(graph: GraphBuilder, codes: NDArray[np.uint8], n_codes: int) -> str:
-    bits = max(1, (n_codes - 1).bit_length())
-    return unpack(graph, codes, min(range(bits, 9), key=lambda width: _stream_bytes(len(codes), width)))
+def decode_gaps(graph: GraphBuilder, tensor: Stored, name: str, *, raw: bool = False) -> None:
+    """The distance of each kept entry from the one before, counted from 1, in fields of the cheapest width; the values.
+
+    A field of 0 is a step of the largest field without an entry there, so every step goes ahead.
+    """
+    width = min(range(1, 9), key=lambda width: width * _n_fields(tensor.factor.positions, 2**width - 1))
+    longest = 2**width - 1
+    fields = _escaped_gaps(tensor.factor.positions, longest)
+    steps = (graph.constant(pack(fields, width)), graph.constant(np.array(longest, np.int32)))
+    values = _kept_values(graph, tensor.factor, raw)
+    graph.call("DecodeGaps" + "Raw" * raw, *steps, *values, name=name, shape=tensor.shape, fields=[len(fields)])
 
 
-def _spread(graph: GraphBuilder, flags: str, values: str) -> str:
-    """The i-th value where the i-th 1 of the int32 `flags` (n,) is, zero where they are 0: float32 (n,)."""
-    count = graph.node("CumSum", flags, graph.constant(np.array(0, np.int64)))
-    index = graph.node("Mul", count, flags)
-    zero_first = graph.node("Concat", graph.constant(np.zeros(1, np.float32)), values, axis=0)
-    return graph.node("Gather", zero_first, index)
+def decode_bitmask(graph: GraphBuilder, tensor: Stored, name: str, *, raw: bool = False) -> None:
+    """A bit for every entry, whether it is kept, and the kept values in order."""
+    parts = (graph.constant(pack(_mask(tensor.factor), 1)), *_kept_values(graph, tensor.factor, raw))
+    graph.call("DecodeBitmask" + "Raw" * raw, *parts, name=name, shape=tensor.shape)
 
 
-def _reshape(graph: GraphBuilder, flat: str, factor: SparseTensor, name: str) -> str:
-    return graph.node("Reshape", flat, graph.constant(np.array(factor.shape, np.int64)), name=name)
+def decode_blocks(graph: GraphBuilder, tensor: Stored, name: str, *, raw: bool = False) -> None:
+    """A bit for every block of entries, a bit for every entry of the blocks in use, and the kept values in order."""
+    positions = tensor.factor.positions
+
+    def size(split: tuple[Sequence[int], Sequence[int]]) -> int:
+        grid, block = (math.prod(dims) for dims in split)
+        used = 1 + np.count_nonzero(np.diff(positions // block))  # they increase
+        return grid + block * int(used)
+
+    grid, block = min(_splits(tensor.shape), key=size)
+    mask = _mask(tensor.factor).reshape(math.prod(grid), math.prod(block))
+    used: NDArray[np.uint8] = mask.max(axis=1)
+    inside = np.concatenate([np.zeros_like(mask[:1]), mask[used > 0]])
+    parts = (graph.constant(pack(used, 1)), graph.constant(pack(inside.reshape(-1), 1)))
+    shaped = (*grid, *block) == tensor.shape
+    value = graph.call(
+        "DecodeBlocks" + "Raw" * raw,
+        *parts,
+        *_kept_values(graph, tensor.factor, raw),
+        name=name if shaped else "",
+        grid=grid,
+        shape=[len(inside), *block],
+    )
+    if not shaped:
+        graph.node("Reshape", value, graph.constant(np.array(tensor.shape, np.int64)), name=name)
 
 
-def _gap_width(positions: NDArray[np.int64]) -> tuple[int, bool]:
-    """The width of the fields that makes the stream of gaps smallest, and whether some gap does not fit it."""
-    plain = np.diff(positions, prepend=0).max(initial=0)
+# The name of the function → what makes its node; the first needs no function.
+DECODERS: dict[str, Decoder] = {
+    "": decode_values,
+    "DecodeCodes": decode_codes,
+    "DecodePackedCodes": decode_packed_codes,
+    "DecodePositions": decode_positions,
+    "DecodeGaps": decode_gaps,
+    "DecodeGapsRaw": partial(decode_gaps, raw=True),
+    "DecodeBitmask": decode_bitmask,
+    "DecodeBitmaskRaw": partial(decode_bitmask, raw=True),
+    "DecodeBlocks": decode_blocks,
+    "DecodeBlocksRaw": partial(decode_blocks, raw=True),
+}
+_RAW = ("", "DecodePositions", "DecodeGapsRaw", "DecodeBitmaskRaw", "DecodeBlocksRaw")
+
+
+def applies(kind: str, tensor: Stored) -> bool:
+    """Whether the decoder can be used: codes need a codebook, those of every entry a place for zero, blocks a grid."""
+    factor = tensor.factor
+    if kind.startswith("DecodeBlocks") and not any(_splits(tensor.shape)):
+        return False
+    if factor.codebook is None:
+        return kind in _RAW
+    n_codes = len(factor.codebook) + (factor.kept < math.prod(factor.shape))
+    return n_codes <= 256 or kind not in ("DecodeCodes", "DecodePackedCodes")
+
+
+def pack(fields: NDArray[np.integer], width: int) -> NDArray[np.uint8]:
+    """uint8 (w, 1, g): n fields below 2^w, w ≤ 8, padded to 8·g. Bit q of byte (p, 0, i) is bit p of field q·g + i."""
+    padded = np.append(fields.astype(np.uint8), np.zeros(-len(fields) % 8, np.uint8)).reshape(8, -1)
+    planes = [np.packbits(padded >> np.uint8(bit) & np.uint8(1), axis=0, bitorder="little") for bit in range(width)]
+    return np.stack(planes)
+
+
+def _size(kind: str, tensor: Stored) -> float:
+    """Bytes of the tensor's own nodes and initialisers; infinite where the decoder does not apply."""
+    if not applies(kind, tensor):
+        return math.inf
+    alone = GraphBuilder()
+    DECODERS[kind](alone, tensor, "W")
+    return alone.size()
+
+
+def _kept_values(graph: GraphBuilder, factor: SparseTensor, raw: bool) -> tuple[str, ...]:
+    """The names of what the look-up of kept values needs."""
+    if raw:
+        return (graph.constant(factor.values),)
+    assert factor.codes is not None  # as `applies` says
+    assert factor.codebook is not None
+    return graph.constant(pack(factor.codes, _bits(len(factor.codebook)))), _codebook(graph, factor.codebook)
+
+
+def _codebook(graph: GraphBuilder, values: NDArray[np.float32]) -> str:
+    """The name of the codebook as float16 where that gives the same values, else as it is."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return graph.constant(half if np.array_equal(half.astype(np.float32), values) else values)
+
+
+def _dense_codes(factor: SparseTensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A code for every entry, uint8 (m·n,), and the codebook that they index."""
+    assert factor.codes is not None  # as `applies` says
+    assert factor.codebook is not None
+    zero = np.zeros(int(factor.kept < math.prod(factor.shape)), np.float32)
+    codes = np.zeros(math.prod(factor.shape), np.uint8)
+    codes[factor.positions] = factor.codes + np.uint8(len(zero))
+    return codes, np.concatenate([zero, factor.codebook])
+
+
+def _bits(n_codes: int) -> int:
+    return max(1, (n_codes - 1).bit_length())
+
+
+def _mask(factor: SparseTensor) -> NDArray[np.uint8]:
+    mask: NDArray[np.uint8] = np.zeros(math.prod(factor.shape), np.uint8)
+    mask[factor.positions] = 1
+    return mask
+
+
+def _splits(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Ways to cut a tensor into a grid of blocks: at one of its dimensions, or rows into runs of the same length."""
+    for axis in range(1, len(shape)):
+        yield shape[:axis], shape[axis:]
+    row = math.prod(shape[1:])
+    for block in _BLOCKS:
+        if row % block == 0 and row > block:
+            yield (shape[0], row // block), (block,)
+
+
+def _n_fields(positions: NDArray[np.int64], longest: int) -> int:
     gaps = np.diff(positions, prepend=-1)
-
-    def size(width: int) -> int:
-        if plain < 2**width:
-            return _stream_bytes(len(gaps), width)
-        escapes = int(np.sum((gaps - 1) // (2**width - 1)))
-        return _stream_bytes(len(gaps) + escapes, width) + _ESCAPE_BYTES
-
-    width = min(_FIELD_WIDTHS, key=size)
-    return width, bool(plain >= 2**width)
+    return len(gaps) + int(np.sum((gaps - 1) // longest))
 
 
-def _stream_bytes(n_fields: int, width: int) -> int:
-    return -(-n_fields * width // 8) + _UNPACK_BYTES[width]
-
-
-def _escaped_gaps(positions: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
-    """The gaps, counted from 1, in fields of 1 … largest, each after as many fields of 0 as `largest` goes into it."""
+def _escaped_gaps(positions: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
+    """The gaps, counted from 1, in fields of 1 … longest, each after as many fields of 0 as `longest` goes into it."""
     gaps = np.diff(positions, prepend=-1)
-    escapes = (gaps - 1) // largest
+    escapes = (gaps - 1) // longest
     fields = np.zeros(len(gaps) + int(escapes.sum()), np.int64)
-    fields[np.cumsum(escapes) + np.arange(len(gaps))] = gaps - escapes * largest
+    fields[np.cumsum(escapes) + np.arange(len(gaps))] = gaps - escapes * longest
     return fields

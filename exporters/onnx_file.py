@@ -13,16 +13,19 @@ from atmc_tool import __version__
 from atmc_tool.compressed import FACTOR_NAMES, CompressedModel, CompressedWeight
 from atmc_tool.errors import InputError
 from exporters.onnx_builder import GraphBuilder
-from exporters.onnx_decoders import decode
+from exporters.onnx_decoders import Decoder, Stored, choose
+from exporters.onnx_functions import DOMAIN, VERSION, with_callees
 
 
-def build_onnx(model: CompressedModel, source_digest: str) -> bytes:
+def build_onnx(model: CompressedModel, source_digest: str, *, dense: bool = False) -> bytes:
     """A serialised ONNX model: `input`, float32 (N, C, H, W) in [0, 1] → `logits`, (N, classes).
 
-    Weight P is the value `P`, its decoded factor F the value `P.F`, (m, n); everything else of the state dict is an
-    initialiser of its own name. What the graph does not need is left out. Equal models give equal bytes.
+    Weight P is the value `P`, decoded by a local function; where it is made of several factors, factor F is the value
+    `P.F`, (m, n). Everything else of the state dict is an initialiser of its own name. What the graph does not need is
+    left out. Equal models give equal bytes.
 
     source_digest: SHA-256 of the file that the model comes from, kept in the metadata
+    dense:         every weight is an initialiser of its own shape, and the file has no functions
 
     Raises:
         InputError: the graph in `model` is damaged, or does not fit its weights.
@@ -32,11 +35,23 @@ def build_onnx(model: CompressedModel, source_digest: str) -> bytes:
     parameters = list(skeleton.input)[1:]
     graph = GraphBuilder(_names(proto, model.weights))
     for parameter in parameters:
-        _provide(graph, parameter, model)
+        _check_fits(parameter, model)
+    used = {info.name: model.weights[info.name] for info in parameters if info.name in model.weights}
+    decoders = (
+        {} if dense else choose({name: t for key, weight in used.items() for name, t in _stored(key, weight).items()})
+    )
+    for name in (info.name for info in parameters):
+        if name in used and not dense:
+            _provide_weight(graph, name, used[name], decoders)
+        else:
+            graph.constant(used[name].dense() if name in used else model.rest[name], name)
     nodes = [*graph.nodes, *skeleton.node]
     del skeleton.input[1:], skeleton.node[:]
     skeleton.node.extend(nodes)
     skeleton.initializer.extend(graph.initializers)
+    if graph.functions:
+        proto.functions.extend(with_callees(graph.functions))
+        proto.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
     helper.set_model_props(proto, _metadata(model.manifest, source_digest))
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
@@ -62,8 +77,8 @@ def _names(proto: ModelProto, weights: Mapping[str, CompressedWeight]) -> Iterab
     yield from (f"{name}.{factor}" for name in weights for factor in FACTOR_NAMES)
 
 
-def _provide(graph: GraphBuilder, parameter: ValueInfoProto, model: CompressedModel) -> None:
-    """Add the value that the skeleton takes as the input `parameter`."""
+def _check_fits(parameter: ValueInfoProto, model: CompressedModel) -> None:
+    """Raise where the model does not hold what the skeleton takes as the input `parameter`."""
     name = parameter.name
     kind = parameter.type.tensor_type
     expected = _kind(helper.tensor_dtype_to_np_dtype(kind.elem_type), (d.dim_value for d in kind.shape.dim))
@@ -75,35 +90,39 @@ def _provide(graph: GraphBuilder, parameter: ValueInfoProto, model: CompressedMo
         raise InputError(f"the graph in the model needs the parameter {name!r}, which the model does not hold")
     if got != expected:
         raise InputError(f"the graph in the model does not fit {name!r}", expected=expected, got=got)
-    if name in model.weights:
-        _provide_weight(graph, name, model.weights[name])
-    else:
-        graph.constant(model.rest[name], name)
 
 
 def _kind(dtype: np.dtype[Any], shape: Iterable[int]) -> str:
     return f"{dtype} {tuple(shape)}"
 
 
-def _provide_weight(graph: GraphBuilder, name: str, weight: CompressedWeight) -> None:
+def _provide_weight(graph: GraphBuilder, name: str, weight: CompressedWeight, decoders: Mapping[str, Decoder]) -> None:
     """W = main + side·main + C, in that order, as CompressedWeight.dense() computes it."""
-    side = "U" if weight.main == "V" else "V"
-    stored = {factor for factor, tensor in weight.factors.items() if tensor.kept}
-    if weight.main not in stored:
-        stored.discard(side)
-    values = {factor: decode(graph, weight.factors[factor], f"{name}.{factor}") for factor in sorted(stored)}
-    if not values:
+    tensors = _stored(name, weight)
+    for value, tensor in tensors.items():
+        decoders[value](graph, tensor, value)
+    if not tensors:
         graph.node("ConstantOfShape", graph.constant(np.array(weight.shape, np.int64)), name=name)
+    if len(tensors) <= 1:
         return
-    terms = [values[weight.main]] if weight.main in values else []
-    if side in values:
-        terms.append(graph.node("MatMul", values["U"], values["V"]))
-    if "C" in values:
-        terms.append(values["C"])
-    total = terms[0]
-    for term in terms[1:]:
-        total = graph.node("Add", total, term)
+    main, u, v, c = (f"{name}.{factor}" for factor in (weight.main, "U", "V", "C"))
+    total = main
+    if u in tensors and v in tensors:
+        total = graph.node("Add", main, graph.node("MatMul", u, v))
+    if c in tensors:
+        total = graph.node("Add", total, c)
     graph.node("Reshape", total, graph.constant(np.array(weight.shape, np.int64)), name=name)
+
+
+def _stored(name: str, weight: CompressedWeight) -> dict[str, Stored]:
+    """Value name → tensor to decode: the weight itself where it is one factor, else the factors it needs."""
+    kept = {factor: tensor for factor, tensor in sorted(weight.factors.items()) if tensor.kept}
+    if weight.main not in kept:
+        kept = {factor: tensor for factor, tensor in kept.items() if factor == "C"}
+    if len(kept) == 1:
+        (alone,) = kept.values()
+        return {name: Stored(alone, weight.shape)}
+    return {f"{name}.{factor}": Stored(tensor, tensor.shape) for factor, tensor in kept.items()}
 
 
 def _metadata(manifest: Mapping[str, Any], source_digest: str) -> dict[str, str]:

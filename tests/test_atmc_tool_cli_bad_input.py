@@ -90,6 +90,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
         ("compress model.pt --resume --overwrite", 2, "--resume and --overwrite exclude each other"),
         ("compress model.pt -o model.pt", 2, "model.pt is not a folder"),
         ("unpack -o model.x", 2, "can't unpack to model.x: expected .safetensors or .pt, got .x"),
+        ("export --int8 --format dense", 2, "--format is of the ONNX file: expected --onnx with it"),
     ],
 )  # fmt: skip
 def test_what_can_not_be(line: str, code: int, message: str, cli: Cli, folder: Path) -> None:

@@ -25,7 +25,7 @@ from exporters.atmc_file import encode_model, read_atmc
 
 pytestmark = pytest.mark.xdist_group("digits_run")
 
-DECODERS = {"Gather", "CumSum", "ScatterElements", "BitShift", "MatMul", "Cast", "Where", "DequantizeLinear"}
+DECODERS = {"Gather", "CumSum", "ScatterElements", "BitShift", "MatMul", "MatMulInteger", "Cast", "Where", "Slice"}
 
 
 @pytest.fixture
@@ -88,6 +88,22 @@ def test_onnx_dense_and_compressed_are_one_network(run: Path, cli: Cli) -> None:
     np.testing.assert_allclose(session.run(["logits"], {"input": images})[0], expected, atol=1e-4)
     facts = json.loads(cli("inspect atmc-run/model.onnx --json", run).out)
     assert not DECODERS & facts["operators_after_optimisation"].keys()
+
+
+def test_the_dense_format_is_the_same_network_and_passes_verify(run: Path, cli: Cli) -> None:
+    compact, path = (run / "atmc-run" / name for name in ("model.onnx", "dense.onnx"))
+    assert cli(f"export --onnx --format dense -o {path}", run).code == 0
+    assert not onnx.load_model(path).functions
+    images = load_data("digits").test.floats()[:64]
+    logits = [
+        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(["logits"], {"input": images})[0]
+        for file in (compact, path)
+    ]
+    np.testing.assert_array_equal(*logits)
+    path.replace(compact)
+    code, checks = verdict(cli, run)
+    assert code == 0
+    assert checks["weight-parity"] == "passed"
 
 
 def edit_onnx(path: Path, names: set[str], change: Any) -> None:

@@ -13,8 +13,8 @@ from atmc_tool.compressed import CompressedModel
 from atmc_tool.errors import AtmcError
 from atmc_tool.models import find_architecture
 from evaluators.classifier import OrtClassifier, parse_onnx
-from exporters.dense_onnx import dense_onnx
 from exporters.int8 import int8_onnx
+from exporters.onnx_file import build_onnx
 
 PAIR = "q = QuantizeLinear{how} (x, s, z)\ny = DequantizeLinear{how} (q, s, z)"
 
@@ -85,7 +85,7 @@ def test_the_gradient_of_an_int8_network_is_nearly_that_of_the_float_one(make: o
     shape = tuple(model.manifest["card"]["image_shape"])
     images = random_images(shape, 32)
     rounded = parse_onnx(int8_onnx(model, "0" * 64, random_images(shape, 64, seed=1), {}))
-    plain = OrtClassifier(dense_onnx(model, "0" * 64), "cpu", 1)
+    plain = OrtClassifier(build_onnx(model, "0" * 64, dense=True), "cpu", 1)
     labels = plain.logits(images).argmax(1)
     expected = plain.loss_gradient(images, labels, loss).ravel()
     got = OrtClassifier(rounded, "cpu", 1).loss_gradient(images, labels, loss).ravel()

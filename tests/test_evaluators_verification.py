@@ -151,7 +151,7 @@ def test_drops_below_recorded_numbers(brief: Verification, changes: dict[str, ob
 
 def test_parity_and_size_are_part_of_the_verdict() -> None:
     weight = np.float32([1, 2])
-    expected = ExpectedWeights({"w": weight}, {})
+    expected = ExpectedWeights({"w": weight}, {}, {})
     few = AttackSettings(steps=2, restarts=1, square_queries=0)
     arguments = {"n": 50, "settings": few, "expected": expected}
     assert status(run(decoded={"w": weight.copy()}, **arguments))["weight-parity"] == "passed"

@@ -20,9 +20,9 @@ from atmc_tool.errors import AtmcError
 from atmc_tool.models import ARCHITECTURES, find_architecture
 from evaluators.classifier import OrtClassifier, decoded_weights, optimized_operators, parse_onnx
 from evaluators.int8_parity import int8_parity
-from exporters.dense_onnx import dense_onnx
 from exporters.float_graph import float_graph, parameters
 from exporters.int8 import int8_onnx
+from exporters.onnx_file import build_onnx
 
 DIGEST = "0" * 64
 
@@ -74,7 +74,7 @@ def test_the_graph_for_the_quantiser_and_the_int8_file_compute_the_network(name:
     torch.manual_seed(0)
     make, shape = NETWORKS[name]
     model, images = model_of(make(), shape), random_images(shape, 16)
-    expected = run(dense_onnx(model, DIGEST), images)
+    expected = run(build_onnx(model, DIGEST, dense=True), images)
     folded = float_graph(model, DIGEST)
     largest = np.abs(expected).max()
     np.testing.assert_allclose(run(folded.SerializeToString(), images), expected, atol=1e-5 * largest)
@@ -90,7 +90,7 @@ def test_the_graph_for_the_quantiser_and_the_int8_file_compute_the_network(name:
     quantized = parse_onnx(rounded)
     check = int8_parity(parameters(model, DIGEST), quantized)
     assert check.passed, check.reason
-    plain, labels = OrtClassifier(dense_onnx(model, DIGEST), "cpu", 1), expected.argmax(1)
+    plain, labels = OrtClassifier(build_onnx(model, DIGEST, dense=True), "cpu", 1), expected.argmax(1)
     gradients = [
         each.loss_gradient(images, labels, "cross_entropy") for each in (plain, OrtClassifier(quantized, "cpu"))
     ]

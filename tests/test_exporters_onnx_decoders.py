@@ -11,18 +11,10 @@ from onnx import TensorProto, helper
 
 from atmc_tool.compressed import SparseTensor
 from exporters.onnx_builder import GraphBuilder
-from exporters.onnx_decoders import (
-    decode,
-    decode_bitmask,
-    decode_codes,
-    decode_gaps,
-    decode_values,
-    dense_codes_fit,
-    unpack,
-)
+from exporters.onnx_decoders import DECODERS, Stored, applies, choose, pack
+from exporters.onnx_functions import DOMAIN, VERSION, functions, with_callees
 
 LEVELS = (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-DECODERS = (decode, decode_values, decode_codes, decode_bitmask, decode_gaps)
 
 
 def model_of(graph: GraphBuilder, *names: str) -> onnx.ModelProto:
@@ -30,11 +22,12 @@ def model_of(graph: GraphBuilder, *names: str) -> onnx.ModelProto:
     ends = [helper.make_node("Identity", [name], [f"output {name}"]) for name in names]
     outputs = [helper.make_empty_tensor_value_info(f"output {name}") for name in names]
     proto = helper.make_graph([*graph.nodes, *ends], "g", [], outputs, graph.initializers)
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, VERSION)]
+    model = helper.make_model(proto, opset_imports=imports, ir_version=10, functions=with_callees(graph.functions))
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     onnx.checker.check_model(inferred, full_check=True)
     infos = [*inferred.graph.value_info, *inferred.graph.output]
-    assert {name for node in inferred.graph.node for name in node.output} == {info.name for info in infos}
+    assert {name for node in inferred.graph.node for name in node.output} <= {info.name for info in infos}
     assert all(d.HasField("dim_value") for info in infos for d in info.type.tensor_type.shape.dim)
     return inferred
 
@@ -66,24 +59,37 @@ def random_factor(shape: tuple[int, int], density: float, n_values: int | None, 
     return factor_of(shape, positions, n_values, seed)
 
 
-def encoded(decoder: object, factor: SparseTensor) -> GraphBuilder:
+def kinds_for(tensor: Stored) -> list[str]:
+    return [kind for kind in DECODERS if applies(kind, tensor)]
+
+
+def encoded(kind: str, factor: SparseTensor) -> GraphBuilder:
     graph = GraphBuilder()
-    assert decoder(graph, factor, "W.V") == "W.V"  # type: ignore[operator]
+    DECODERS[kind](graph, Stored(factor, factor.shape), "W")
     return graph
 
 
-def assert_exact(factor: SparseTensor) -> None:
-    """All encodings in one graph, so that they also have to share constants without harm."""
+def chosen(factor: SparseTensor) -> str:
+    (decoder,) = choose({"W": Stored(factor, factor.shape)}).values()
+    return next(kind for kind in DECODERS if DECODERS[kind] is decoder)
+
+
+def whole_size(graph: GraphBuilder) -> int:
+    """Bytes of the nodes and initialisers and of the functions that they need."""
+    return graph.size() + sum(function.ByteSize() for function in with_callees(graph.functions))
+
+
+def assert_exact(factor: SparseTensor, shape: tuple[int, ...] | None = None) -> None:
+    """All encodings in one graph, so that they also have to share constants and functions without harm."""
     graph = GraphBuilder()
-    names = [
-        decoder(graph, factor, decoder.__name__)
-        for decoder in DECODERS
-        if decoder is not decode_codes or dense_codes_fit(factor)
-    ]
-    model = model_of(graph, *names)
+    tensor = Stored(factor, shape or factor.shape)
+    names = kinds_for(tensor)
+    for kind in names:
+        DECODERS[kind](graph, tensor, f"W{kind}")
+    model = model_of(graph, *(f"W{kind}" for kind in names))
     for level in LEVELS:
         for name, got in zip(names, run(model, level), strict=True):
-            assert got.shape == factor.shape, name
+            assert got.shape == tensor.shape, name
             assert got.tobytes() == factor.dense().tobytes(), name
 
 
@@ -130,55 +136,81 @@ def test_gaps_beyond_a_byte_and_beyond_two(positions: list[int]) -> None:
 
 @pytest.mark.parametrize("density", [0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003])
 def test_gaps_of_every_width_with_escapes(density: float) -> None:
-    """Long enough that packing pays; the denser, the narrower the field."""
+    """The denser, the narrower the field."""
     factor = random_factor((100, 700), density, 16)
-    operators = {node.op_type for node in encoded(decode_gaps, factor).nodes}
-    assert ("Where" in operators) == (density >= 0.01)
-    (got,) = run(model_of(encoded(decode_gaps, factor), "W.V"), LEVELS[0])
+    (got,) = run(model_of(encoded("DecodeGaps", factor), "W"), LEVELS[0])
     assert got.tobytes() == factor.dense().tobytes()
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 6, 7, 8, 16])
+@pytest.mark.parametrize(
+    "shape", [(8, 4, 3, 3), (6, 12, 3, 1), (5, 16, 1, 1), (40, 36), (7, 9), (3, 2, 5), (64,), (1, 1)]
+)
+@pytest.mark.parametrize("n_values", [3, None])
+def test_a_tensor_of_any_rank_in_its_own_shape(shape: tuple[int, ...], n_values: int | None) -> None:
+    """With whole filters, kernels and rows of them empty, so that blocks have something to leave out."""
+    rows, columns = shape[0], int(np.prod(shape[1:]))
+    kept = np.random.default_rng(0).random((rows, columns)) < 0.4
+    kept[1::2] = False
+    kept[:, columns // 2 :] = False
+    kept[0, 0] = True
+    assert_exact(factor_of((rows, columns), np.flatnonzero(kept), n_values), shape)
+
+
+@pytest.mark.parametrize("width", range(1, 9))
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 1001])
 def test_unpack_inverts_packing_at_the_stated_size(width: int, n: int) -> None:
     fields = np.random.default_rng(n).integers(0, 2**width, n)
     fields[-1] = 2**width - 1
     graph = GraphBuilder()
-    model = model_of(graph_with(graph, unpack(graph, fields, width)), "fields")
+    packed = pack(fields, width)
+    assert packed.nbytes == width * -(-n // 8)
+    graph.call("Unpack", graph.constant(packed), name="fields")
+    model = model_of(graph, "fields")
     for level in LEVELS:
         (got,) = run(model, level)
         assert got.dtype == np.int32
-        np.testing.assert_array_equal(got, fields)
-    packed = [t for t in graph.initializers if n > 100 and len(t.raw_data) > 100]
-    n_parts = 1 if width == 16 else width.bit_count()
-    assert sum(len(tensor.raw_data) for tensor in packed) <= n * width / 8 + n_parts
+        np.testing.assert_array_equal(got[:n], fields)
+        assert not got[n:].any()
 
 
-def graph_with(graph: GraphBuilder, value: str) -> GraphBuilder:
-    graph.node("Identity", value, name="fields")
-    return graph
+def clustered(shape: tuple[int, int], block: int, used: float, density: float) -> SparseTensor:
+    """A share `used` of the blocks of `block` entries has kept ones, a share `density` of theirs."""
+    rng = np.random.default_rng(0)
+    kept = rng.random((shape[0] * shape[1] // block, block)) < density
+    kept[rng.random(len(kept)) >= used] = False
+    return factor_of(shape, np.flatnonzero(kept), 16)
 
 
 @pytest.mark.parametrize(
-    ("density", "n_values", "smallest"),
+    ("factor", "smallest"),
     [
-        (0.05, 16, decode_gaps),
-        (0.05, None, decode_gaps),
-        (0.4, 256, decode_bitmask),
-        (0.5, None, decode_bitmask),
-        (0.95, 15, decode_codes),
-        (1.0, 256, decode_codes),
-        (0.999, None, decode_values),
+        (random_factor((64, 300), 0.05, 16), "DecodeGaps"),
+        (random_factor((64, 300), 0.05, None), "DecodeGapsRaw"),
+        (random_factor((64, 300), 0.4, 256), "DecodeBitmask"),
+        (random_factor((64, 300), 0.5, None), "DecodeBitmaskRaw"),
+        (random_factor((64, 300), 0.95, 15), "DecodeCodes"),
+        (random_factor((64, 300), 1.0, 256), "DecodeCodes"),
+        (random_factor((64, 300), 1.0, 4), "DecodeCodes"),
+        (random_factor((64, 300), 1.0, 8), "DecodePackedCodes"),
+        (random_factor((64, 300), 0.999, None), ""),
+        (random_factor((512, 512), 8 / 512**2, 16), "DecodePositions"),
+        (clustered((64, 576), 16, 0.1, 0.6), "DecodeBlocks"),
     ],
 )
-def test_the_smallest_encoding_is_taken(density: float, n_values: int | None, smallest: object) -> None:
-    factor = random_factor((64, 300), density, n_values)
-    sizes = {
-        decoder: encoded(decoder, factor).size()
-        for decoder in DECODERS
-        if decoder is not decode_codes or dense_codes_fit(factor)
-    }
-    assert sizes[decode] == min(sizes.values()) == sizes[smallest]
+def test_the_smallest_encoding_is_taken(factor: SparseTensor, smallest: str) -> None:
+    sizes = {kind: whole_size(encoded(kind, factor)) for kind in kinds_for(Stored(factor, factor.shape))}
+    assert chosen(factor) == smallest
+    assert sizes[smallest] == min(sizes.values())
+
+
+def test_a_function_is_only_taken_where_its_own_bytes_pay() -> None:
+    """Alone, each of these has another smallest encoding; together they share one function."""
+    many = {f"W{i}": Stored(f, f.shape) for i, f in enumerate(random_factor((30, 40), 0.1, 16, i) for i in range(20))}
+    alone = random_factor((30, 40), 0.5, 16)
+    assert chosen(alone) != "DecodeGaps"
+    decoders = choose({**many, "last": Stored(alone, alone.shape)})
+    assert set(map(id, decoders.values())) == {id(DECODERS["DecodeGaps"])}
+    assert choose({}) == {}
 
 
 @pytest.mark.parametrize("density", [0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
@@ -187,32 +219,32 @@ def test_the_smallest_encoding_is_taken(density: float, n_values: int | None, sm
 def test_a_sparse_layer_costs_less_than_its_bitmask_and_packed_codes(
     shape: tuple[int, int], n_values: int, density: float
 ) -> None:
-    """0.8 KB of nodes at most; and from 5 % down the gaps stay within 25 % of their entropy, far below a bitmask."""
+    """0.2 KB for the node, without its function; from 5 % down within 25 % of the entropy, far below a bitmask."""
     factor = random_factor(shape, density, n_values)
     n_entries = shape[0] * shape[1]
     codes_and_codebook = factor.kept * factor.bits / 8 + 4 * n_values
-    size = encoded(decode, factor).size()
-    assert size <= n_entries / 8 + codes_and_codebook + 800
+    size = min(encoded(kind, factor).size() for kind in kinds_for(Stored(factor, factor.shape)))
+    assert size <= n_entries / 8 + codes_and_codebook + 200
     if density <= 0.05:
         entropy = -n_entries * (density * np.log2(density) + (1 - density) * np.log2(1 - density)) / 8
-        assert size <= 1.25 * entropy + codes_and_codebook + 800
+        assert size <= 1.25 * entropy + codes_and_codebook + 200
 
 
 def test_a_few_stray_entries_cost_little() -> None:
     """A global budget leaves single entries in large factors: no stream of escapes through a quarter million zeros."""
-    assert encoded(decode, random_factor((512, 512), 8 / 512**2, 16)).size() < 300
+    factor = random_factor((512, 512), 8 / 512**2, 16)
+    assert whole_size(encoded(chosen(factor), factor)) < 600
 
 
-def test_constants_and_zeros_are_shared_between_factors() -> None:
+def test_constants_and_functions_are_shared_between_tensors() -> None:
     graph = GraphBuilder()
-    sizes = []
-    for i in range(3):
-        decode_gaps(graph, random_factor((30, 40), 0.1, 16, seed=i), f"W{i}.V")
-        sizes.append(graph.size())
-    assert sizes[2] - sizes[1] < sizes[0] - 50
-    assert sum(node.op_type == "ConstantOfShape" for node in graph.nodes) == 1
+    factor = random_factor((30, 40), 0.1, 16)
+    for name in ("a", "b"):
+        DECODERS["DecodeGaps"](graph, Stored(factor, factor.shape), name)
     contents = [(t.data_type, tuple(t.dims), t.raw_data) for t in graph.initializers]
-    assert len(contents) == len(set(contents))
+    assert len(contents) == len(set(contents)) == 4
+    assert graph.functions == {"DecodeGaps"}
+    assert [function.name for function in with_callees(graph.functions)] == ["Unpack", "DecodeGaps"]
 
 
 def test_names_that_are_taken_are_not_used() -> None:
@@ -220,20 +252,47 @@ def test_names_that_are_taken_are_not_used() -> None:
     assert [graph.node("Relu", "x"), graph.constant(np.zeros(1)), graph.node("Relu", "x")] == ["1", "3", "4"]
 
 
-def test_a_codebook_too_large_for_codes_of_every_entry_is_refused() -> None:
+def test_a_codebook_too_large_for_codes_of_every_entry() -> None:
     factor = random_factor((8, 64), 0.6, 256)
-    assert not dense_codes_fit(factor)
-    with pytest.raises(ValueError, match="at most 256"):
-        encoded(decode_codes, factor)
+    assert not {"DecodeCodes", "DecodePackedCodes"} & set(kinds_for(Stored(factor, factor.shape)))
 
 
-def test_all_decoder_operators_are_standard() -> None:
-    kinds = {
-        (node.domain, node.op_type)
-        for density in (0.02, 0.3, 0.9)
-        for decoder in DECODERS
-        for node in encoded(decoder, random_factor((50, 60), density, 15)).nodes
-    }
-    assert {domain for domain, _ in kinds} == {""}
-    assert all(onnx.defs.has(kind, 21, "") for _, kind in kinds)
-    assert TensorProto.UINT4 in {t.data_type for t in encoded(decode, random_factor((50, 60), 0.1, 16)).initializers}
+@pytest.mark.parametrize(("value", "stored"), [(0.5, 2), (0.1, 4), (1e6, 4), (2.0**-24, 2), (2.0**-30, 4)])
+def test_a_codebook_takes_half_the_bytes_where_that_is_exact(value: float, stored: int) -> None:
+    codebook = np.array([-1, value], np.float32)
+    codes = np.tile(np.array([0, 1], np.uint8), 50)
+    factor = SparseTensor((10, 30), np.arange(0, 300, 3), codebook[codes], codes, codebook)
+    sizes = {len(tensor.raw_data) for tensor in encoded("DecodeGaps", factor).initializers if tensor.dims == [2]}
+    assert sizes == {2 * stored}
+    assert_exact(factor)
+
+
+def test_functions_hold_standard_operators_and_each_other_only() -> None:
+    for name, function in functions().items():
+        assert name == function.name
+        assert function.domain == DOMAIN
+        outputs = [value for node in function.node for value in node.output]
+        assert len({*outputs, *function.input}) == len(outputs) + len(function.input)
+        assert all(value.isalpha() for value in outputs)
+        for node in function.node:
+            if node.domain == DOMAIN:
+                assert node.op_type in functions()
+            else:
+                assert onnx.defs.has(node.op_type, 21, node.domain)
+    assert set(DECODERS) - {""} == set(functions()) - {"Unpack"}
+
+
+def test_one_node_for_each_tensor() -> None:
+    factor = random_factor((16, 36), 0.2, 16)
+    for kind in kinds_for(Stored(factor, (16, 4, 3, 3))):
+        graph = GraphBuilder()
+        DECODERS[kind](graph, Stored(factor, (16, 4, 3, 3)), "W")
+        assert [(node.domain, node.op_type) for node in graph.nodes] == [(DOMAIN, kind)] * bool(kind)
+
+
+@pytest.mark.parametrize(("n_values", "bits"), [(1, 1), (2, 2), (3, 2), (4, 4), (15, 4), (16, 8), (255, 8)])
+def test_codes_of_every_entry_take_no_more_bits_than_they_must(n_values: int, bits: int) -> None:
+    """Zero is one more value, and the width divides a byte."""
+    parts = encoded("DecodeCodes", random_factor((50, 60), 0.9, n_values)).initializers
+    codes = [tensor for tensor in parts if tensor.data_type == TensorProto.UINT8 and len(tensor.raw_data) > 8]
+    assert [len(tensor.raw_data) for tensor in codes] == [50 * 60 * bits // 8]

@@ -77,7 +77,7 @@ def _pair(path: Path, against: str, run: Path, folder: Path) -> list[Path]:
     from atmc_tool.cli.export import exported
     from atmc_tool.files import read_bytes, sha256, write_atomic
     from exporters.atmc_file import LIMITS, read_atmc
-    from exporters.dense_onnx import dense_onnx
+    from exporters.onnx_file import build_onnx
 
     own, other = path, Path(against)
     if path.suffix == ".atmc" or against == DENSE:
@@ -88,7 +88,7 @@ def _pair(path: Path, against: str, run: Path, folder: Path) -> list[Path]:
             write_atomic(own, exported(model, digest))
         if against == DENSE:
             other = folder / "dense.onnx"
-            write_atomic(other, dense_onnx(model, digest))
+            write_atomic(other, build_onnx(model, digest, dense=True))
     if not other.is_file():
         raise InputError(f"{other} is not there", expected="dense, or an ONNX file", hint="name it by --against")
     return [other, own]

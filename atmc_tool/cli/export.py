@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 @click.command("export", epilog="Example: atmc-tool export --onnx")
 @click.argument("source", metavar="[RUN|model.atmc]", type=PATH, required=False)
 @click.option("--onnx", is_flag=True, help="One self-contained file of standard operators that decodes its weights.")
+@click.option(
+    "--format",
+    "onnx_format",
+    type=click.Choice(["compact", "dense"]),
+    help="Of the ONNX file: compact (default) decodes its weights; dense holds them as they are, without functions.",
+)
 @click.option("--int8", is_flag=True, help="A larger file that computes in int8; its ranges come from training images.")
 @data
 @click.option("-o", "--output", type=PATH, help="Default: model.onnx or model.int8.onnx beside model.atmc.")
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 def command(
     source: Path | None,
     onnx: bool,
+    onnx_format: str | None,
     int8: bool,
     output: Path | None,
     overwrite: bool,
@@ -43,6 +50,8 @@ def command(
     from exporters.atmc_file import LIMITS, read_atmc
 
     names = [name for name, wanted in ((ONNX, onnx), (INT8, int8)) if wanted]
+    if onnx_format and not onnx:
+        raise UsageError("--format is of the ONNX file", expected="--onnx with it")
     if not names:
         hint = "atmc-tool unpack gives the dense weights"
         raise UsageError("export to what?", expected="--onnx or --int8", hint=hint)
@@ -55,7 +64,7 @@ def command(
     digest, files = sha256(content), {found: content}
     for name, path in targets.items():
         if name == ONNX:
-            files[path] = exported(model, digest)
+            files[path] = exported(model, digest, dense=onnx_format == "dense")
         else:
             from atmc_tool.cli.calibration import exported_int8
 
@@ -65,11 +74,11 @@ def command(
     show_files("Exported", files, as_json)
 
 
-def exported(model: "CompressedModel", source_digest: str) -> bytes:
-    """`model`, whose file has `source_digest`, as an ONNX file."""
+def exported(model: "CompressedModel", source_digest: str, *, dense: bool = False) -> bytes:
+    """`model`, whose file has `source_digest`, as an ONNX file; `dense`: with plain weights."""
     from exporters.onnx_file import build_onnx
 
-    return build_onnx(model, source_digest)
+    return build_onnx(model, source_digest, dense=dense)
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:

@@ -1,0 +1,169 @@
+"""The decoders of the exported file: ONNX local functions of the domain `atmc`, of standard operators.
+
+Each is in a file once, however many tensors use it. onnxruntime inlines and folds them when it loads the file, but only
+operators whose shapes it can tell beforehand: so NonZero, Compress and their like are no way to decode.
+
+onnxruntime keeps what it folds until it is done. In bytes per entry of the tensor: 12 for zeros, scattering and the
+last reshape, 27 for a bitmask, 13 for codes of every entry, 16 and 3 for each bit where they are packed. Beside that,
+for each gap 41 and 3 for each bit, for each kept entry 12 and 3 for each bit.
+"""
+
+import functools
+from collections.abc import Iterable
+
+from onnx import FunctionProto
+from onnx.parser import parse_function
+
+DOMAIN, VERSION = "atmc", 1
+
+_OPSET = 21
+_UNPACK = "Unpack"
+
+# Fields of w bits, w ≤ 8: uint8 (w, 1, g) → int32 (8 g,). Bit q of the byte (p, 0, i) is bit p of field q·g + i.
+_UNPACK_TEXT = """Unpack (packed) => (fields) {
+  places = Constant <value = uint8[8, 1] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+  one = Constant <value = uint8 {1}> ()
+  moved = BitShift <direction = "RIGHT"> (packed, places)
+  bits = BitwiseAnd (moved, one)
+  rows = Constant <value_ints = [0, -1]> ()
+  planes = Reshape (bits, rows)
+  powers = Constant <value = uint8[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
+  from = Constant <value_ints = [0]> ()
+  width = Shape <end = 1> (packed)
+  used = Slice (powers, from, width)
+  fields = MatMulInteger (used, planes)
+}"""
+
+_START = """
+  axis = Constant <value_int = 0> ()
+  from = Constant <value_ints = [0]> ()
+  dims = Constant <value_ints: ints = @shape> ()
+  size = ReduceProd (dims)"""
+
+# Fields of gaps: the distance from the kept entry before, or 0 for a step of `far` without an entry there.
+_GAPS = """
+  n = Constant <value_ints: ints = @fields> ()
+  padded = atmc.Unpack (gaps)
+  gap = Slice (padded, from, n)
+  kept = Cast <to = 9> (gap)
+  step = Where (kept, gap, far)
+  next = CumSum (step, axis)
+  one = Constant <value = int32 {1}> ()
+  at = Sub (next, one)
+  flag = Cast <to = 6> (kept)"""
+
+_MASK = """
+  padded = atmc.Unpack (mask)
+  flag = Slice (padded, from, size)"""
+
+# A codebook is float32, or float16 where that is exact.
+_PALETTE = """
+  palette = Cast <to = 1> (codebook)"""
+
+# The values (k,) of the kept entries; a raw decoder has them as they are.
+_LOOK_UP = """
+  code = atmc.Unpack (codes)
+  values = Gather (palette, code)"""
+
+# The i-th of `values` where the i-th 1 of `flag`, int32 (n,), is; zero where that is 0: float32 (n,).
+_SPREAD = """
+  count = CumSum (flag, axis)
+  which = Mul (count, flag)
+  zero = Constant <value = float[1] {0}> ()
+  table = Concat <axis = 0> (zero, values)
+  each = Gather (table, which)"""
+
+# `each`, (k,), at the positions `at`, (k,), and zeros elsewhere.
+_SCATTER = """
+  zeros = ConstantOfShape (size)
+  flat = ScatterElements (zeros, at, each)
+  tensor = Reshape (flat, dims)"""
+
+_WHOLE = """
+  tensor = Reshape (each, dims)"""
+
+# Bits for blocks of entries, and bits for the entries of those in use after a block without any: `shape` is theirs.
+_GRID = """
+  across = Constant <value_ints: ints = @grid> ()
+  number = ReduceProd (across)
+  fill = atmc.Unpack (blocks)
+  full = Slice (fill, from, number)
+  ahead = CumSum (full, axis)
+  place = Mul (ahead, full)
+  block = Reshape (place, across)"""
+
+_ARRANGE = """
+  parts = Reshape (each, dims)
+  tensor = Gather (parts, block)"""
+
+_POSITIONS = """
+  at = Cast <to = 6> (positions)"""
+
+_PACKED_CODES = """
+  code = atmc.Unpack (codes)
+  used = Slice (code, from, size)
+  each = Gather (palette, used)"""
+
+# Codes of a width that divides a byte: those shifted by the q-th of `shifts` (s, 1) are the q-th part of the tensor.
+_CODES = """
+  moved = BitShift <direction = "RIGHT"> (codes, shifts)
+  field = BitwiseAnd (moved, mask)
+  all = Constant <value_ints = [-1]> ()
+  row = Reshape (field, all)
+  used = Slice (row, from, size)
+  whole = Reshape (used, dims)
+  code = Cast <to = 6> (whole)
+  tensor = Gather (palette, code)"""
+
+
+def _texts() -> dict[str, str]:
+    """Name → text of the functions, each after those that it calls."""
+    texts = {_UNPACK: _UNPACK_TEXT}
+
+    def add(name: str, attributes: str, inputs: str, *parts: str) -> None:
+        head = f"{name} <{attributes}>" if attributes else name
+        texts[name] = f"{head} ({inputs}) => (tensor) {{{''.join(parts)}\n}}"
+
+    for kind, inputs, look_up in (("", "codes, codebook", _PALETTE + _LOOK_UP), ("Raw", "values", "")):
+        values = look_up + _SPREAD
+        add(f"DecodeGaps{kind}", "shape, fields", f"gaps, far, {inputs}", _START, _GAPS, values, _SCATTER)
+        add(f"DecodeBitmask{kind}", "shape", f"mask, {inputs}", _START, _MASK, values, _WHOLE)
+        parts = (_START, _GRID, _MASK, values, _ARRANGE)
+        add(f"DecodeBlocks{kind}", "grid, shape", f"blocks, mask, {inputs}", *parts)
+    add("DecodeCodes", "shape", "codes, shifts, mask, codebook", _START, _PALETTE, _CODES)
+    add("DecodePackedCodes", "shape", "codes, codebook", _START, _PALETTE, _PACKED_CODES, _WHOLE)
+    add("DecodePositions", "shape", "positions, each", _START, _POSITIONS, _SCATTER)
+    return texts
+
+
+@functools.cache
+def functions() -> dict[str, FunctionProto]:
+    """Name → function, each after those that it calls."""
+    own = f', "{DOMAIN}" : {VERSION}'
+    parsed = {
+        name: parse_function(f'<domain: "{DOMAIN}", opset_import: ["" : {_OPSET}{own * (DOMAIN in text)}]>\n{text}')
+        for name, text in _texts().items()
+    }
+    for function in parsed.values():
+        _shorten(function)
+    return parsed
+
+
+def _shorten(function: FunctionProto) -> None:
+    """Spare the bytes of what nobody needs to read: names of values inside, and the domain where it is the default."""
+    inner = dict.fromkeys(name for node in function.node for name in node.output if name not in function.output)
+    short = {name: chr(ord("a") + i) for i, name in enumerate(inner)}  # the longest has fewer than 26
+    for node in function.node:
+        node.input[:] = [short.get(name, name) for name in node.input]
+        node.output[:] = [short.get(name, name) for name in node.output]
+        if not node.domain:
+            node.ClearField("domain")
+
+
+def with_callees(names: Iterable[str]) -> list[FunctionProto]:
+    """The functions called `names` and all that they call, in a fixed order."""
+    needed = set(names)
+    for name, function in reversed(functions().items()):
+        if name in needed:
+            needed.update(node.op_type for node in function.node if node.domain == DOMAIN)
+    return [function for name, function in functions().items() if name in needed]
