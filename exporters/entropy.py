@@ -28,12 +28,16 @@ LONGEST_GAP = 5
 
 
 class FactorHeader(NamedTuple):
-    """What the manifest says about a factor: `conv1.weight.V`, (rows, columns), entries, codebook values (0: none)."""
+    """What the manifest says about a factor: `conv1.weight.V`, (rows, columns), entries, codebook values (0: none).
+
+    `kernel`, (height, width), is how many columns of it belong together: level 2.
+    """
 
     name: str
     shape: tuple[int, int]
     kept: int
     codebook_size: int
+    kernel: tuple[int, int] = (1, 1)
 
     @property
     def elements(self) -> int:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from atmc_tool.errors import InputError
 from exporters.container import Limits
 from exporters.entropy import LONGEST_GAP, FactorHeader, code_bytes
+from exporters.kernels import kernel_of
 from exporters.strict_json import brief, parse_json
 
 Dtype = Literal["F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"]
@@ -54,7 +55,9 @@ class WeightEntry(_Entry):
         m, n = self.shape[0], math.prod(self.shape[1:])
         shapes: dict[Factor, tuple[int, int]] = {"U": (m, min(m, n)), "V": (min(m, n), n), "C": (m, n)}
         return {
-            factor: FactorHeader(f"{self.name}.{factor}", shape, *self.factors[factor])
+            factor: FactorHeader(
+                f"{self.name}.{factor}", shape, *self.factors[factor], kernel_of(self.shape, factor)
+            )
             for factor, shape in shapes.items()
             if factor in self.factors
         }

@@ -1,0 +1,284 @@
+"""Sparse factors as bytes: format level 2. FORMAT.md, section 3.
+
+Whatever can be said in a few bits stands in fields at the beginning of the stream `coded`; the words of the entropy coder
+follow. A factor that level 1 codes in less, such as one with a regular pattern, is coded as there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atmc_tool.compressed import SparseTensor
+from atmc_tool.errors import InputError
+from exporters import entropy
+from exporters.bit_fields import FieldReader, FieldWriter
+from exporters.codebook_fields import get_codebook, put_codebook
+from exporters.entropy import FactorHeader
+from exporters.kernel_codes import RankShape, code_codes, code_signs, signs_of
+from exporters.kernel_masks import Extent, code_kernels, extent
+from exporters.kernels import Kernels, Shape
+from exporters.mixing import DEFAULT_WEIGHTS, LIGHTEST, Fit, Kind, Mixer
+from exporters.rans import Decoder, Encoder
+from exporters.strict_json import brief
+
+SPARSEST = 1024
+"""A factor may have so many kernels for each entry: without a bound a small file could ask for any work."""
+
+MOST_LANES = 2048
+FEW_SYMBOLS = 150_000
+"""Symbols that one lane decodes in a fifth of a second."""
+
+STREAMS_BYTES = 250
+"""About what the two streams of level 1 cost in the header and the manifest."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A factor with entries, as kernels; `side` says how many values are negative and how many positive."""
+
+    index: int
+    header: FactorHeader
+    factor: SparseTensor
+    kernels: Kernels
+    held: Extent
+
+    @property
+    def modelled(self) -> bool:
+        """Whether level 2 may code it."""
+        return self.held.rows * self.held.columns <= SPARSEST * self.header.kept
+
+
+def encode(factors: Sequence[SparseTensor], headers: Sequence[FactorHeader], halves: Sequence[bool]) -> dict[str, bytes]:
+    """Stream name → its bytes before compression.
+
+    Args:
+        halves: of every F32 array of `rest`, whether it is stored in F16.
+    """
+    kept = [_kept(i, *pair) for i, pair in enumerate(zip(factors, headers, strict=True)) if pair[0].kept]
+    modelled = [factor for factor in kept if factor.modelled]
+    weights = _fit(modelled)
+    encoder, costs = _run(modelled, weights)
+    gains = {f.index: cost - _level1_bytes(f.factor) for f, cost in zip(modelled, costs, strict=True)}
+    better = {index for index, gain in gains.items() if gain > 0}
+    if len(modelled) < len(kept) or sum(gains[index] for index in better) > STREAMS_BYTES:
+        modelled = [factor for factor in modelled if factor.index not in better]
+        encoder, _ = _run(modelled, weights)
+    lanes = _lanes(encoder)
+    extents = {factor.index: factor.held for factor in modelled}
+    coded = _fields(lanes, weights, halves, list(zip(factors, headers, strict=True)), extents)
+    if modelled:
+        coded += encoder.words(lanes).astype("<u2").tobytes()
+    plain = [factor.factor for factor in kept if factor.index not in extents]
+    level1 = entropy.encode_factors(plain)
+    values = np.concatenate([np.zeros(0, np.float32), *(f.values for f in factors if f.codebook is None)])
+    return {"coded": coded, "values": entropy.encode_floats(values), "codes": level1["codes"], "gaps": level1["gaps"]}
+
+
+def _kept(index: int, factor: SparseTensor, header: FactorHeader) -> _Kept:
+    shape = shape_of(header)
+    kernels = Kernels.of(factor.positions, shape)
+    return _Kept(index, header, factor, kernels, extent(kernels, shape))
+
+
+def shape_of(header: FactorHeader) -> Shape:
+    """The kernels of a factor."""
+    height, width = header.kernel
+    return Shape(header.shape[0], header.shape[1] // (height * width), height, width)
+
+
+def _sides(codebook: NDArray[np.float32]) -> tuple[int, int]:
+    """(negative values, positive values)."""
+    negative = int(np.count_nonzero(codebook < 0))
+    return negative, len(codebook) - negative
+
+
+def _fit(factors: Sequence[_Kept]) -> dict[Kind, tuple[int, ...]]:
+    """The weights that are worth their bytes."""
+    fit = Fit()
+    for kept in factors:
+        shape, factor = shape_of(kept.header), kept.factor
+        code_kernels(fit, shape, factor.kept, kept.held, kept.kernels)
+        if factor.codebook is not None and all(_sides(factor.codebook)):
+            code_signs(fit, shape, kept.kernels.filled, signs_of(kept.kernels, factor.values < 0))
+    return fit.weights()
+
+
+def _run(factors: Sequence[_Kept], weights: Mapping[Kind, tuple[int, ...]]) -> tuple[Encoder, list[float]]:
+    """(an encoder that was given every factor, the bytes of each)."""
+    encoder, ranks, ends = Encoder(), RankShape(), [0]
+    mixer = Mixer(encoder, {**DEFAULT_WEIGHTS, **weights})
+    for kept in factors:
+        shape, factor = shape_of(kept.header), kept.factor
+        code_kernels(mixer, shape, factor.kept, kept.held, kept.kernels)
+        if factor.codebook is not None and factor.codes is not None:
+            code_codes(mixer, shape, kept.kernels, _sides(factor.codebook), ranks, factor.codes)
+        ends.append(len(encoder.runs))
+    return encoder, [encoder.cost(begin, end) for begin, end in pairwise(ends)]
+
+
+def _level1_bytes(factor: SparseTensor) -> int:
+    """About what level 1 takes for the positions and the codes of a factor."""
+    streams = entropy.encode_factors([factor])
+    return len(entropy.compress(streams["gaps"])) + len(entropy.compress(streams["codes"]))
+
+
+def _lanes(encoder: Encoder) -> int:
+    """Few enough to cost about one per cent, enough to be quick."""
+    if encoder.symbols() <= FEW_SYMBOLS:
+        return 1
+    share = max(1, int(encoder.cost() / 300))
+    return min(max(32, 1 << share.bit_length() - 1), MOST_LANES)
+
+
+def _fields(
+    lanes: int,
+    weights: Mapping[Kind, tuple[int, ...]],
+    halves: Sequence[bool],
+    factors: Sequence[tuple[SparseTensor, FactorHeader]],
+    extents: Mapping[int, Extent],
+) -> bytes:
+    """The beginning of `coded`; `extents` has those of the modelled factors, by their number."""
+    fields = FieldWriter()
+    fields.put(lanes.bit_length() - 1, 4)
+    for kind in DEFAULT_WEIGHTS:
+        fields.put(kind in weights, 1)
+        if kind in weights:
+            fields.put_all(np.array(weights[kind]) - LIGHTEST, 8)
+    fields.put_all(np.array(halves, np.int64), 1)
+    for i, (factor, header) in enumerate(factors):
+        if factor.codebook is not None:
+            put_codebook(fields, factor.codebook)
+        if factor.kept:
+            fields.put(i not in extents, 1)
+        if held := extents.get(i):
+            for number, width in zip(held, _extent_widths(header, held), strict=True):
+                fields.put(number, width)
+    return fields.to_bytes()
+
+
+def _extent_widths(header: FactorHeader, held: Extent) -> tuple[int, int, int]:
+    """Bits of the rows, the columns and the kernels of an extent; those of the kernels follow from the others."""
+    shape, kept = shape_of(header), header.kept
+    rows, columns = min(shape.rows, kept), min(shape.columns, kept)
+    return rows.bit_length(), columns.bit_length(), min(held.rows * held.columns, kept).bit_length()
+
+
+@dataclass
+class Decoded:
+    """Factors as they were given to `encode`, and of each the bytes in `coded` that are its own, about."""
+
+    halves: list[bool]
+    factors: list[SparseTensor] = field(default_factory=list)
+    bytes: list[float] = field(default_factory=list)
+
+
+def decode(contents: Mapping[str, bytes], headers: Sequence[FactorHeader], singles: int) -> Decoded:
+    """The inverse of `encode`; `singles` is the number of F32 arrays of `rest`.
+
+    Raises:
+        InputError: a stream is cut off or goes on after its end, or holds what is not allowed.
+    """
+    fields = FieldReader(contents["coded"])
+    lanes = 1 << fields.get(4)
+    weights = dict(DEFAULT_WEIGHTS)
+    for kind, default in DEFAULT_WEIGHTS.items():
+        if fields.get(1):
+            weights[kind] = tuple((fields.get_all(len(default), 8) + LIGHTEST).tolist())
+    decoded = Decoded((fields.get_all(singles, 1) > 0).tolist())
+    codebooks, extents, ends = [], [], [fields.at]
+    for header in headers:
+        codebooks.append(get_codebook(fields, header.codebook_size, header.name) if header.codebook_size else None)
+        extents.append(_get_extent(fields, header) if header.kept and not fields.get(1) else None)
+        ends.append(fields.at)
+    decoder = _decoder(contents["coded"][fields.end() :], lanes, any(extents))
+    plain = _Plain.of(contents, [header for header, held in zip(headers, extents, strict=True) if held is None])
+    values = entropy.split(entropy.decode_floats(contents["values"]), [h.kept for h in headers if not h.codebook_size])
+    mixer, ranks = Mixer(decoder, weights), RankShape()
+    for header, codebook, held, (begin, end) in zip(headers, codebooks, extents, pairwise(ends), strict=True):
+        words = decoder.at
+        try:
+            positions, codes = _modelled(mixer, ranks, header, held, codebook) if held else plain.next(header)
+        except InputError as error:
+            raise InputError(f"factor {brief(header.name)}: {error}") from error
+        if codebook is None:
+            factor = SparseTensor(header.shape, positions, next(values))
+        else:
+            factor = SparseTensor(header.shape, positions, codebook[codes], codes, codebook)
+        if fault := header.fault(factor):
+            raise InputError(f"factor {brief(header.name)} {fault}")
+        decoded.factors.append(factor)
+        decoded.bytes.append((end - begin) / 8 + 2 * (decoder.at - words))
+    decoder.finish()
+    return decoded
+
+
+def _decoder(content: bytes, lanes: int, used: bool) -> Decoder:
+    """Of the words, which are there only where a factor is modelled."""
+    if not used:
+        if content:
+            raise InputError("bytes follow the fields of the coded stream, which codes nothing")
+        return Decoder(np.tile(np.array([1, 0], np.uint16), lanes), lanes)
+    if len(content) % 2:
+        raise InputError("the coded stream does not end with a whole word")
+    return Decoder(np.frombuffer(content, "<u2").astype(np.uint16), lanes)
+
+
+def _get_extent(fields: FieldReader, header: FactorHeader) -> Extent:
+    """The extent of a factor that is modelled: one that its entries can have.
+
+    Raises:
+        InputError: they can't.
+    """
+    shape, kept = shape_of(header), header.kept
+    rows = fields.get(min(shape.rows, kept).bit_length())
+    columns = fields.get(min(shape.columns, kept).bit_length())
+    kernels = fields.get(min(rows * columns, kept).bit_length())
+    possible = rows <= shape.rows and columns <= shape.columns and max(rows, columns) <= kernels <= rows * columns
+    if not possible or not kernels <= kept <= kernels * shape.area:
+        what = f"factor {brief(header.name)} can't have {kept} entries in {kernels} kernels"
+        raise InputError(f"{what} of {rows} rows and {columns} columns")
+    if rows * columns > SPARSEST * kept:
+        what = f"factor {brief(header.name)} has too few entries for level 2"
+        raise InputError(what, expected=f"at most {SPARSEST * kept} kernels", got=rows * columns)
+    return Extent(rows, columns, kernels)
+
+
+def _modelled(
+    mixer: Mixer, ranks: RankShape, header: FactorHeader, held: Extent, codebook: NDArray[np.float32] | None
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """(positions, codes) of a factor; the codes are empty where it has no codebook."""
+    shape = shape_of(header)
+    kernels = code_kernels(mixer, shape, header.kept, held, None)
+    if extent(kernels, shape) != held:
+        raise InputError("a row or a column that is said to hold entries holds none")
+    kernel, place = kernels.entries()
+    positions = kernels.at[kernel] * shape.area + place
+    if codebook is None:
+        return positions, np.zeros(0, np.uint8)
+    return positions, code_codes(mixer, shape, kernels, _sides(codebook), ranks, None)
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The factors that are coded as at level 1, to be taken one after the other."""
+
+    positions: Iterator[NDArray[np.int64]]
+    codes: Iterator[NDArray[np.uint8]]
+
+    @classmethod
+    def of(cls, contents: Mapping[str, bytes], headers: Sequence[FactorHeader]) -> "_Plain":
+        """Those with these headers."""
+        sizes = [entropy.code_bytes(header.kept, header.codebook_size) for header in headers if header.codebook_size]
+        if sum(sizes) != len(contents["codes"]):
+            got = f"{len(contents['codes'])} bytes"
+            raise InputError("stream 'codes' has another size", expected=f"{sum(sizes)} bytes", got=got)
+        packed = entropy.split(np.frombuffer(contents["codes"], np.uint8), sizes)
+        return cls(iter(entropy.decode_positions(contents["gaps"], headers)), packed)
+
+    def next(self, header: FactorHeader) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """(positions, codes); the codes are empty where it has no codebook."""
+        codes = entropy.decode_codes(next(self.codes).tobytes(), header) if header.codebook_size else None
+        return next(self.positions), np.zeros(0, np.uint8) if codes is None else codes
