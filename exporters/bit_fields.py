@@ -99,4 +99,6 @@ class FieldReader:
 
     def _check(self, end: int) -> None:
         if end > 8 * len(self._content):
-            raise InputError("the coded stream ends inside its fields", expected=f"{end} bits", got=8 * len(self._content))
+            raise InputError(
+                "the coded stream ends inside its fields", expected=f"{end} bits", got=8 * len(self._content)
+            )

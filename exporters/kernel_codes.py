@@ -1,11 +1,12 @@
 """Which codes the entries of a factor have: signs from the neighbours in the kernel, then ranks. FORMAT.md, 3.5.
 
-The rank of a code is its place among the values of its sign, from zero outwards. Signs of a ResNet-20 cost 0.76 bit each
-at 20 % kept and 0.83 at 5 %, for its kernels are smooth; ranks cost what their frequencies say and little more, as the
-frequencies are counted in what is already decoded.
+The rank of a code is its place among the values of its sign, from zero outwards. Signs of a ResNet-20 cost 0.76 bit
+each at 20 % kept and 0.83 at 5 %, for its kernels are smooth. Ranks cost what their frequencies say and little more:
+these are counted in what is already decoded.
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,13 @@ class RankShape:
 
     def prior(self, size: int) -> Ints:
         """Weights of the ranks below `size`; about 4 · size · 256 in all."""
-        shape = self.counts[np.arange(size) * BINS // size]
-        return 1 + 1024 * size * shape // shape.sum()
+        shape = self.counts[np.arange(size) * BINS // max(size, 1)]
+        weights: Ints = 1 + 1024 * size * shape // max(int(shape.sum()), 1)
+        return weights
 
     def learn(self, seen: Ints) -> None:
         """Count ranks, of which `seen` (size,) says how often each came up."""
-        np.add.at(self.counts, np.arange(len(seen)) * BINS // len(seen), seen)
+        np.add.at(self.counts, np.arange(len(seen)) * BINS // max(len(seen), 1), seen)
 
 
 def code_signs(coder: Mixer | Fit, shape: Shape, filled: Bits, truth: NDArray[np.int8] | None) -> NDArray[np.int8]:
@@ -71,7 +73,12 @@ def signs_of(kernels: Kernels, negative: Bits) -> NDArray[np.int8]:
 
 
 def code_codes(
-    coder: Mixer, shape: Shape, kernels: Kernels, sides: tuple[int, int], ranks: RankShape, truth: NDArray[np.uint8] | None
+    coder: Mixer,
+    shape: Shape,
+    kernels: Kernels,
+    sides: tuple[int, int],
+    ranks: RankShape,
+    truth: NDArray[np.uint8] | None,
 ) -> NDArray[np.uint8]:
     """Write the codes of all entries in row-major order, or read them where `truth` is None.
 
@@ -87,8 +94,11 @@ def code_codes(
     else:
         side = np.full(len(kernel), int(not negative))
     crowd = (np.count_nonzero(kernels.filled, axis=0) - 1).clip(max=CROWDS - 1)[kernel]
-    rank = None if truth is None else np.where(side, truth.astype(np.int64) - negative, negative - 1 - truth)
-    rank = _code_ranks(coder, sides, ranks, side, crowd, rank)
+    true: Ints | None = None
+    if truth is not None:
+        code = truth.astype(np.int64)
+        true = np.where(side, code - negative, negative - 1 - code)
+    rank = _code_ranks(coder, sides, ranks, side, crowd, true)
     return np.where(side, negative + rank, negative - 1 - rank).astype(np.uint8)
 
 
@@ -101,25 +111,26 @@ def _code_ranks(
         return np.zeros(n, np.int64)
     found = np.zeros(n, np.int64)
     seen = np.zeros((2, size), np.int64)
-    prior = [ranks.prior(count) if count else None for count in sides]
+    prior = [ranks.prior(count) for count in sides]
     bounds = [0, n >> 4, n >> 3, n >> 2, n >> 1, n]
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         if begin < end:
-            rows = [_frequencies(s[: len(p)], p, size) if p is not None else _unused(size) for s, p in zip(seen, prior)]
+            rows = [_frequencies(counts[: len(p)], p, size) for counts, p in zip(seen, prior, strict=True)]
             part = slice(begin, end)
             context = side[part] * CROWDS + crowd[part]
             true = None if truth is None else truth[part]
             found[part] = coder.ranks(context, np.concatenate(rows), true)
             seen += np.bincount(side[part] * size + found[part], minlength=2 * size).reshape(2, size)
     for counts, count in zip(seen, sides, strict=True):
-        if count:
-            ranks.learn(counts[:count])
+        ranks.learn(counts[:count])
     return found
 
 
 def _frequencies(seen: Ints, prior: Ints, size: int) -> Ints:
     """Frequencies of the ranks of one side for each crowd, (5, size), each row adding up to 2^14."""
     count = len(seen)
+    if not count:  # no entry has this side
+        return np.tile(np.eye(1, size, dtype=np.int64) << RANK, (CROWDS, 1))
     rank = np.arange(count)
     tilt = 512 + TILT * np.arange(CROWDS)[:, None] * (2 * rank + 1 - count) // count
     weight = (256 * seen + prior) * tilt
@@ -127,11 +138,6 @@ def _frequencies(seen: Ints, prior: Ints, size: int) -> Ints:
     found[:, :count] = 1 + weight * ((1 << RANK) - count) // weight.sum(axis=1, keepdims=True)
     found[np.arange(CROWDS), weight.argmax(axis=1)] += (1 << RANK) - found.sum(axis=1)
     return found
-
-
-def _unused(size: int) -> Ints:
-    """Rows for a side that no entry has."""
-    return np.tile(np.eye(1, size, dtype=np.int64) << RANK, (CROWDS, 1))
 
 
 def _sign_features() -> Ints:

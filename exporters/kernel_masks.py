@@ -19,7 +19,7 @@ from exporters.odds import Ints, log
 from exporters.rans import Bits
 
 BATCH_OF_DIAGONAL = np.array([0, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4], np.uint8)
-"""Kernels whose (row + column) mod 16 is this come in this batch; a later one knows the densities in the earlier ones."""
+"""The batch of a kernel, by (row + column) mod 16. A later one knows how dense rows and columns were in those before."""
 
 BATCHES = 5
 BAND = 2**20
@@ -40,7 +40,8 @@ class Extent(NamedTuple):
 def extent(truth: Kernels, shape: Shape) -> Extent:
     """That of the kernels `truth`."""
     rows, columns = np.divmod(truth.at, shape.columns)
-    return Extent(len(np.unique(rows)), len(np.unique(columns)), len(truth.at))
+    held = [int(np.count_nonzero(np.bincount(line))) for line in (rows, columns)]
+    return Extent(held[0], held[1], len(truth.at))
 
 
 def code_kernels(coder: Mixer | Fit, shape: Shape, kept: int, held: Extent, truth: Kernels | None) -> Kernels:
@@ -99,12 +100,14 @@ def _band(coder: Mixer | Fit, grid: tuple[int, ...], density: tuple[int, int], t
     batches = BATCH_OF_DIAGONAL[diagonal]
     found = np.zeros(grid, np.bool_)
     for batch in range(BATCHES):
-        at = np.nonzero(batches == batch)
-        if len(at[0]):
-            seen = batches < batch
-            features = [_surprise(found.sum(axis), seen.sum(axis), share) for axis in (1, 0)]
-            bits = None if truth is None else truth[at]
-            found[at] = coder.of_kernels("occupied", base, (features[0], features[1]), _NONE, at, bits)
+        rows, columns = np.nonzero(batches == batch)
+        seen = batches < batch
+        features = (
+            _surprise(found.sum(1), seen.sum(1), share),
+            _surprise(found.sum(0), seen.sum(0), share),
+        )
+        bits = None if truth is None else truth[rows, columns]
+        found[rows, columns] = coder.of_kernels("occupied", base, features, _NONE, (rows, columns), bits)
     return found
 
 

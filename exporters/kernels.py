@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from exporters.odds import Ints
 from exporters.rans import Bits
@@ -61,4 +60,3 @@ class Kernels:
         """(kernel, position in it) of every entry, in the order of the row-major positions."""
         kernel, place = np.divmod(np.flatnonzero(self.filled.T), len(self.filled))
         return kernel, place
-

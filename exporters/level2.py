@@ -1,12 +1,13 @@
 """Sparse factors as bytes: format level 2. FORMAT.md, section 3.
 
-Whatever can be said in a few bits stands in fields at the beginning of the stream `coded`; the words of the entropy coder
-follow. A factor that level 1 codes in less, such as one with a regular pattern, is coded as there.
+Whatever can be said in a few bits stands in fields at the beginning of the stream `coded`; the words of the entropy
+coder follow. A factor that level 1 codes in less, such as one with a regular pattern, is coded as there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,9 @@ class _Kept:
         return self.held.rows * self.held.columns <= SPARSEST * self.header.kept
 
 
-def encode(factors: Sequence[SparseTensor], headers: Sequence[FactorHeader], halves: Sequence[bool]) -> dict[str, bytes]:
+def encode(
+    factors: Sequence[SparseTensor], headers: Sequence[FactorHeader], halves: Sequence[bool]
+) -> dict[str, bytes]:
     """Stream name → its bytes before compression.
 
     Args:
@@ -116,7 +119,7 @@ def _run(factors: Sequence[_Kept], weights: Mapping[Kind, tuple[int, ...]]) -> t
         if factor.codebook is not None and factor.codes is not None:
             code_codes(mixer, shape, kept.kernels, _sides(factor.codebook), ranks, factor.codes)
         ends.append(len(encoder.runs))
-    return encoder, [encoder.cost(begin, end) for begin, end in pairwise(ends)]
+    return encoder, [encoder.cost(*run) for run in pairwise(ends)]
 
 
 def _level1_bytes(factor: SparseTensor) -> int:
@@ -154,25 +157,38 @@ def _fields(
         if factor.kept:
             fields.put(i not in extents, 1)
         if held := extents.get(i):
-            for number, width in zip(held, _extent_widths(header, held), strict=True):
-                fields.put(number, width)
+            _put_extent(fields, header, held)
     return fields.to_bytes()
 
 
-def _extent_widths(header: FactorHeader, held: Extent) -> tuple[int, int, int]:
-    """Bits of the rows, the columns and the kernels of an extent; those of the kernels follow from the others."""
+def _put_extent(fields: FieldWriter, header: FactorHeader, held: Extent) -> None:
+    """Each number less the least that it can be, in as many bits as the largest that it can be needs."""
     shape, kept = shape_of(header), header.kept
-    rows, columns = min(shape.rows, kept), min(shape.columns, kept)
-    return rows.bit_length(), columns.bit_length(), min(held.rows * held.columns, kept).bit_length()
+    fields.put(held.rows - 1, (min(shape.rows, kept) - 1).bit_length())
+    fields.put(held.columns - 1, (min(shape.columns, kept) - 1).bit_length())
+    least, most = _kernel_range(shape, kept, held.rows, held.columns)
+    fields.put(held.kernels - least, (most - least).bit_length())
+
+
+def _kernel_range(shape: Shape, kept: int, rows: int, columns: int) -> tuple[int, int]:
+    """The least and the most kernels that `kept` entries can lie in, where they lie in so many rows and columns."""
+    return max(rows, columns, -(-kept // shape.area)), min(rows * columns, kept)
+
+
+class Share(NamedTuple):
+    """What of the streams is a factor's own: so many bytes of `coded`, and if `plain` what it has in those of level 1."""
+
+    coded: float
+    plain: bool
 
 
 @dataclass
 class Decoded:
-    """Factors as they were given to `encode`, and of each the bytes in `coded` that are its own, about."""
+    """What `encode` was given, and how the factors share the streams."""
 
     halves: list[bool]
     factors: list[SparseTensor] = field(default_factory=list)
-    bytes: list[float] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
 
 
 def decode(contents: Mapping[str, bytes], headers: Sequence[FactorHeader], singles: int) -> Decoded:
@@ -210,7 +226,7 @@ def decode(contents: Mapping[str, bytes], headers: Sequence[FactorHeader], singl
         if fault := header.fault(factor):
             raise InputError(f"factor {brief(header.name)} {fault}")
         decoded.factors.append(factor)
-        decoded.bytes.append((end - begin) / 8 + 2 * (decoder.at - words))
+        decoded.shares.append(Share((end - begin) / 8 + 2 * (decoder.at - words), not held))
     decoder.finish()
     return decoded
 
@@ -233,11 +249,11 @@ def _get_extent(fields: FieldReader, header: FactorHeader) -> Extent:
         InputError: they can't.
     """
     shape, kept = shape_of(header), header.kept
-    rows = fields.get(min(shape.rows, kept).bit_length())
-    columns = fields.get(min(shape.columns, kept).bit_length())
-    kernels = fields.get(min(rows * columns, kept).bit_length())
-    possible = rows <= shape.rows and columns <= shape.columns and max(rows, columns) <= kernels <= rows * columns
-    if not possible or not kernels <= kept <= kernels * shape.area:
+    rows = 1 + fields.get((min(shape.rows, kept) - 1).bit_length())
+    columns = 1 + fields.get((min(shape.columns, kept) - 1).bit_length())
+    least, most = _kernel_range(shape, kept, rows, columns)
+    kernels = least + fields.get(max(0, most - least).bit_length())
+    if rows > shape.rows or columns > shape.columns or kernels > most:
         what = f"factor {brief(header.name)} can't have {kept} entries in {kernels} kernels"
         raise InputError(f"{what} of {rows} rows and {columns} columns")
     if rows * columns > SPARSEST * kept:

@@ -85,10 +85,10 @@ class Fit:
         features = np.empty((len(rows), 2 + len(constants)))
         features[:, 0], features[:, 1], features[:, 2:] = grid[0][rows], grid[1][columns], constants
         times = np.full(len(rows), float(step))
-        self._add(kind, np.full(len(rows), float(base)), features, times, times * truth[::step])
+        self._add(kind, np.full(len(rows), float(base)), features, times, times * truth[::step].astype(np.float64))
         return truth
 
-    def alike(self, share: int, n: int, truth: Bits | None) -> Bits:
+    def alike(self, _share: int, _n: int, truth: Bits | None) -> Bits:
         """See `Mixer`."""
         assert truth is not None
         return truth
@@ -98,7 +98,7 @@ class Fit:
         assert truth is not None
         times = np.bincount(cells, minlength=len(base)).astype(float)
         ones = np.bincount(cells[truth], minlength=len(base)).astype(float)
-        seen = times > 0
+        seen = np.flatnonzero(times)
         self._add(kind, base[seen].astype(float), 256.0 * features[seen], times[seen], ones[seen])
         return truth
 

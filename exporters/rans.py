@@ -1,12 +1,12 @@
 """Interleaved range asymmetric numeral systems (Duda, arXiv:1311.2540): symbols of given frequencies as 16-bit words.
 
-Each of the lanes holds an integer, its state, 2^16 ≤ x < 2^32. A symbol that owns [start, start + frequency) of [0, 2^M)
-takes x to ⌊x / frequency⌋ · 2^M + start + x mod frequency; before that, a state that would leave its range gives its low
-16 bits away as a word. Symbols come in runs; symbol i of a run goes to lane i mod lanes. A decoder takes the symbols back
-in the opposite order, so the encoder goes through everything backwards. FORMAT.md, section 3.2.
+Each of the lanes holds an integer, its state, 2^16 ≤ x < 2^32. A symbol that owns [start, start + frequency) of
+[0, 2^M) takes x to ⌊x / frequency⌋ · 2^M + start + x mod frequency; before that, a state that would leave its range
+gives its low 16 bits away as a word. Symbols come in runs; symbol i of a run goes to lane i mod lanes. A decoder takes
+the symbols back in the opposite order, so the encoder goes through everything backwards. FORMAT.md, section 3.2.
 
-`Encoder` and `Decoder` are the two kinds of `Coder`, so that a model of the symbols is written once for both ways: where
-the truth is None it is read, else it is written.
+`Encoder` and `Decoder` are the two kinds of `Coder`, so that a model of the symbols is written once for both ways: the
+encoder is told the truth and gives it back, the decoder is told None.
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,9 @@ class Encoder:
         """See `Coder`."""
         assert truth is not None
         p = ones.astype(np.uint32)
-        self.runs.append((np.where(truth, 0, p).astype(np.uint32), np.where(truth, p, START - p).astype(np.uint32), BIT))
+        self.runs.append(
+            (np.where(truth, 0, p).astype(np.uint32), np.where(truth, p, START - p).astype(np.uint32), BIT)
+        )
         return truth
 
     def ranks(self, context: Ranks, frequencies: NDArray[np.int64], truth: Ranks | None) -> Ranks:
@@ -116,6 +118,7 @@ class Decoder:
         Raises:
             InputError: the words end too early.
         """
+        assert truth is None
         lanes, p = len(self._states), ones.astype(np.uint32)
         if lanes == 1:
             return self._bits_of_one_lane(p)
@@ -136,13 +139,17 @@ class Decoder:
         Raises:
             InputError: the words end too early.
         """
+        assert truth is None
         frequency = frequencies.reshape(-1).astype(np.uint32)
         start = (np.cumsum(frequencies, axis=1) - frequencies).reshape(-1).astype(np.uint32)
         owner = np.repeat(np.arange(len(frequency), dtype=np.uint32), frequency)  # of each of the 2^14 of each context
         row = (context << RANK).astype(np.uint32)
-        if len(self._states) == 1:
-            return self._ranks_of_one_lane(row, owner, frequency, start) - context * frequencies.shape[1]
-        cells, lanes = np.empty(len(context), np.uint32), len(self._states)
+        lanes = len(self._states)
+        cells = np.empty(len(context), np.int64)
+        if lanes == 1:
+            cells[:] = self._ranks_of_one_lane(row, owner, frequency, start)
+            cells -= context * frequencies.shape[1]
+            return cells
         for begin in range(0, len(context), lanes):
             first = row[begin : begin + lanes]
             x = self._states[: len(first)]
@@ -153,12 +160,13 @@ class Decoder:
             x *= frequency[cell]
             x += slot - start[cell]
             self._refill(x)
-        return cells - context * frequencies.shape[1]
+        cells -= context * frequencies.shape[1]
+        return cells
 
     def _bits_of_one_lane(self, ones: NDArray[np.uint32]) -> Bits:
         """`bits` in plain integers, which NumPy is slower than where there are few lanes."""
         x, out = int(self._states[0]), bytearray(len(ones))
-        words, at = memoryview(self._words), self.at
+        words, at = self._words.data, self.at
         for i, p in enumerate(ones.tolist()):
             slot = x & 0xFFFF
             if slot < p:
@@ -175,12 +183,16 @@ class Decoder:
         return np.frombuffer(out, np.bool_)
 
     def _ranks_of_one_lane(
-        self, row: NDArray[np.uint32], owner: NDArray[np.uint32], frequency: NDArray[np.uint32], start: NDArray[np.uint32]
-    ) -> Ranks:
+        self,
+        row: NDArray[np.uint32],
+        owner: NDArray[np.uint32],
+        frequency: NDArray[np.uint32],
+        start: NDArray[np.uint32],
+    ) -> list[int]:
         """Cells (n,) of `ranks`, in plain integers."""
         x, cells = int(self._states[0]), []
-        words, at = memoryview(self._words), self.at
-        owners, frequencies, starts = memoryview(owner), frequency.tolist(), start.tolist()
+        words, at = self._words.data, self.at
+        owners, frequencies, starts = owner.data, frequency.tolist(), start.tolist()
         for first in row.tolist():
             slot = x & (1 << RANK) - 1
             cell = owners[first + slot]
@@ -192,7 +204,7 @@ class Decoder:
                 x = x << 16 | words[at]
                 at += 1
         self._states[0], self.at = x, at
-        return np.array(cells, np.int64)
+        return cells
 
     def _refill(self, x: NDArray[np.uint32]) -> None:
         """Give each state below 2^16 the next word, in the order of the lanes."""
