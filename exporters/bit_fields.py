@@ -1,4 +1,4 @@
-"""Unsigned integers of given widths, one after the other, the first in the lowest bits. FORMAT.md, section 3.1."""
+"""Unsigned integers of given widths, one after the other, the first in the lowest bits. FORMAT.md, section 3.2."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""A codebook as bit fields: numbers as ordered integers, and differences of neighbours. FORMAT.md, section 3.3."""
+"""A codebook as bit fields: numbers as ordered integers, and differences of neighbours. FORMAT.md, section 3.2."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Where the entries of a factor are: rows, columns, kernels, how many in each kernel, which positions. FORMAT.md, 3.4.
+"""Where the entries of a factor are: rows, columns, kernels, how many in each kernel, which positions. FORMAT.md, 3.5.
 
 Measured in bytes on a ResNet-20 pruned to 5 % (20 %, 1 %), where the mask has a zero-order entropy of 8,657 (22,871,
 2,034): kernels 2,570 (2,346, 783), counts 1,452 (5,955, 233), positions 3,826 (12,837, 667). Coding how many entries a

@@ -1,4 +1,4 @@
-"""The entries of a sparse factor by kernels: which kernels hold any, and where in them. FORMAT.md, section 3.4."""
+"""The entries of a sparse factor by kernels: which kernels hold any, and where in them. FORMAT.md, section 3.2."""
 
 import math
 from collections.abc import Sequence

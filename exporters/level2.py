@@ -1,4 +1,4 @@
-"""Sparse factors as bytes: format level 2. FORMAT.md, section 3.
+"""Sparse factors as bytes: format level 2. FORMAT.md, section 3.2.
 
 Whatever can be said in a few bits stands in fields at the beginning of the stream `coded`; the words of the entropy
 coder follow. A factor that level 1 codes in less, such as one with a regular pattern, is coded as there.
@@ -26,7 +26,7 @@ from exporters.rans import Decoder, Encoder
 from exporters.strict_json import brief
 
 SPARSEST = 1024
-"""A factor may have so many kernels for each entry: without a bound a small file could ask for any work."""
+"""A factor may have so many rows, columns and kernels for each entry: else a small file could ask for any work."""
 
 MOST_LANES = 2048
 FEW_SYMBOLS = 150_000
@@ -49,7 +49,7 @@ class _Kept:
     @property
     def modelled(self) -> bool:
         """Whether level 2 may code it."""
-        return self.held.rows * self.held.columns <= SPARSEST * self.header.kept
+        return _work(shape_of(self.header), self.held.rows, self.held.columns) <= SPARSEST * self.header.kept
 
 
 def encode(
@@ -90,6 +90,11 @@ def shape_of(header: FactorHeader) -> Shape:
     """The kernels of a factor."""
     height, width = header.kernel
     return Shape(header.shape[0], header.shape[1] // (height * width), height, width)
+
+
+def _work(shape: Shape, rows: int, columns: int) -> int:
+    """About how many bits code a factor that has entries in so many rows and columns, beside those of its entries."""
+    return shape.rows + shape.columns + rows * columns
 
 
 def _sides(codebook: NDArray[np.float32]) -> tuple[int, int]:
@@ -256,9 +261,9 @@ def _get_extent(fields: FieldReader, header: FactorHeader) -> Extent:
     if rows > shape.rows or columns > shape.columns or kernels > most:
         what = f"factor {brief(header.name)} can't have {kept} entries in {kernels} kernels"
         raise InputError(f"{what} of {rows} rows and {columns} columns")
-    if rows * columns > SPARSEST * kept:
-        what = f"factor {brief(header.name)} has too few entries for level 2"
-        raise InputError(what, expected=f"at most {SPARSEST * kept} kernels", got=rows * columns)
+    if (work := _work(shape, rows, columns)) > SPARSEST * kept:
+        what = f"factor {brief(header.name)} has too few entries to be coded by kernels"
+        raise InputError(what, expected=f"at most {SPARSEST * kept} rows, columns and kernels", got=work)
     return Extent(rows, columns, kernels)
 
 

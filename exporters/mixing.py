@@ -1,4 +1,4 @@
-"""Probabilities of bits as weighted sums of what is known, and the fit of the weights. FORMAT.md, section 3.3.
+"""Probabilities of bits as weighted sums of what is known, and the fit of the weights. FORMAT.md, section 3.4.
 
 The log-odds of a bit are base + Σ weight · feature: logistic mixing with weights that are constant in a file. There are
 four kinds of bits, each with its own weights: whether a kernel is occupied, whether it has more entries than so many,

@@ -1,4 +1,4 @@
-"""Logarithms and probabilities in integers, the same on every machine. FORMAT.md, section 3.3.
+"""Logarithms and probabilities in integers, the same on every machine. FORMAT.md, section 3.4.
 
 Logarithms are natural and in units of 1/256, probabilities in units of 1/65536. The tables are literal: one computed at
 run time would be as exact as the platform's exp and log.

@@ -3,7 +3,7 @@
 Each of the lanes holds an integer, its state, 2^16 ≤ x < 2^32. A symbol that owns [start, start + frequency) of
 [0, 2^M) takes x to ⌊x / frequency⌋ · 2^M + start + x mod frequency; before that, a state that would leave its range
 gives its low 16 bits away as a word. Symbols come in runs; symbol i of a run goes to lane i mod lanes. A decoder takes
-the symbols back in the opposite order, so the encoder goes through everything backwards. FORMAT.md, section 3.2.
+the symbols back in the opposite order, so the encoder goes through everything backwards. FORMAT.md, section 3.3.
 
 `Encoder` and `Decoder` are the two kinds of `Coder`, so that a model of the symbols is written once for both ways: the
 encoder is told the truth and gives it back, the decoder is told None.
