@@ -48,7 +48,9 @@ def encode_model(model: CompressedModel) -> bytes:
         **level2.encode(factors, headers, halves),
     }
     stored = {
-        name: entropy.compress(content, lp=2 if name == "rest" else 0) for name, content in contents.items() if content
+        name: entropy.store(content) if name == "coded" else entropy.compress(content, lp=2 if name == "rest" else 0)
+        for name, content in contents.items()
+        if content
     }
     streams = {name: StreamEntry(bytes=len(contents[name]), sha256=sha256(stored[name])) for name in stored}
     fields = {"weights": weights, "rest": rest, "streams": streams, "facts": dict(model.manifest)}

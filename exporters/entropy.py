@@ -72,6 +72,15 @@ def compress(content: bytes, lp: int = 0) -> bytes:
     return lzma.compress(content, lzma.FORMAT_RAW, filters=[{**lzma2, "lc": 0, "lp": lp, "pb": 0}])
 
 
+def store(content: bytes) -> bytes:
+    """A raw LZMA2 stream of what can't be compressed: chunks of 64 KiB as they are, 3 bytes before each, 1 at the end."""
+    chunks = []
+    for begin in range(0, len(content), 2**16):
+        chunk = content[begin : begin + 2**16]
+        chunks.append((b"\2" if begin else b"\1") + (len(chunk) - 1).to_bytes(2, "big") + chunk)
+    return b"".join(chunks) + b"\0"
+
+
 def decompress(stored: bytes, size: int, what: str, *, exact: bool = True) -> bytes:
     """The `size` bytes (at most `size` where not `exact`) that `compress` was given; `what` names them in errors.
 

@@ -19,7 +19,7 @@ from exporters.odds import Ints, log
 from exporters.rans import Bits
 
 BATCH_OF_DIAGONAL = np.array([0, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4], np.uint8)
-"""The batch of a kernel, by (row + column) mod 16. A later one knows how dense rows and columns were in those before."""
+"""The batch of a kernel, by (row + column) mod 16. A later one knows how dense rows and columns are in those before."""
 
 BATCHES = 5
 BAND = 2**20

@@ -32,6 +32,9 @@ MOST_LANES = 2048
 FEW_SYMBOLS = 150_000
 """Symbols that one lane decodes in a fifth of a second."""
 
+SAMPLE = 2**15
+"""So many bytes of a longer stream tell whether level 1 is near."""
+
 STREAMS_BYTES = 250
 """About what the two streams of level 1 cost in the header and the manifest."""
 
@@ -64,7 +67,7 @@ def encode(
     modelled = [factor for factor in kept if factor.modelled]
     weights = _fit(modelled)
     encoder, costs = _run(modelled, weights)
-    gains = {f.index: cost - _level1_bytes(f.factor) for f, cost in zip(modelled, costs, strict=True)}
+    gains = {kept.index: _level1_gain(kept.factor, cost) for kept, cost in zip(modelled, costs, strict=True)}
     better = {index for index, gain in gains.items() if gain > 0}
     if len(modelled) < len(kept) or sum(gains[index] for index in better) > STREAMS_BYTES:
         modelled = [factor for factor in modelled if factor.index not in better]
@@ -127,10 +130,14 @@ def _run(factors: Sequence[_Kept], weights: Mapping[Kind, tuple[int, ...]]) -> t
     return encoder, [encoder.cost(*run) for run in pairwise(ends)]
 
 
-def _level1_bytes(factor: SparseTensor) -> int:
-    """About what level 1 takes for the positions and the codes of a factor."""
+def _level1_gain(factor: SparseTensor, cost: float) -> float:
+    """About how many bytes less than `cost` the positions and the codes of a factor take at level 1."""
     streams = entropy.encode_factors([factor])
-    return len(entropy.compress(streams["gaps"])) + len(entropy.compress(streams["codes"]))
+    parts = [streams["gaps"], streams["codes"]]
+    sampled = sum(len(part) / SAMPLE * len(entropy.compress(part[:SAMPLE])) for part in parts if len(part) > SAMPLE)
+    if sampled > 1.1 * cost:
+        return cost - sampled
+    return cost - sum(len(entropy.compress(part)) for part in parts)
 
 
 def _lanes(encoder: Encoder) -> int:
@@ -181,7 +188,7 @@ def _kernel_range(shape: Shape, kept: int, rows: int, columns: int) -> tuple[int
 
 
 class Share(NamedTuple):
-    """What of the streams is a factor's own: so many bytes of `coded`, and if `plain` what it has in those of level 1."""
+    """What of the streams is a factor's own: bytes of `coded`, and if `plain` what it has in those of level 1."""
 
     coded: float
     plain: bool

@@ -26,7 +26,7 @@ DEFAULT_WEIGHTS: Mapping[Kind, tuple[int, ...]] = {
 """Weights in units of 1/32 where a file holds none of its own: fitted to a ResNet-20 with 5 % kept."""
 
 LIGHTEST, HEAVIEST = -128, 127
-SAMPLES = 20_000
+SAMPLES = 4_000
 """At most about so many bits of one run of kernels enter the fit."""
 
 
@@ -85,7 +85,7 @@ class Fit:
         features = np.empty((len(rows), 2 + len(constants)))
         features[:, 0], features[:, 1], features[:, 2:] = grid[0][rows], grid[1][columns], constants
         times = np.full(len(rows), float(step))
-        self._add(kind, np.full(len(rows), float(base)), features, times, times * truth[::step].astype(np.float64))
+        self._add(kind, np.full(len(rows), float(base)), features, times, np.where(truth[::step], float(step), 0.0))
         return truth
 
     def alike(self, _share: int, _n: int, truth: Bits | None) -> Bits:
@@ -99,7 +99,8 @@ class Fit:
         times = np.bincount(cells, minlength=len(base)).astype(float)
         ones = np.bincount(cells[truth], minlength=len(base)).astype(float)
         seen = np.flatnonzero(times)
-        self._add(kind, base[seen].astype(float), 256.0 * features[seen], times[seen], ones[seen])
+        known = 256 * features[seen].astype(np.float64)
+        self._add(kind, base[seen].astype(np.float64), known, times[seen], ones[seen])
         return truth
 
     def _add(self, kind: Kind, *run: NDArray[np.float64]) -> None:

@@ -4,6 +4,7 @@ It shares no code with the package. A factor is ((rows, columns), k, K, weight's
 """
 
 import struct
+from itertools import pairwise
 from typing import Any
 
 KINDS = {
@@ -19,7 +20,7 @@ S += [65514, 65523, 65528, 65531, 65533, 65534, 65535, 65535, 65536]
 BATCH = [0, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4]
 
 
-def L(x: int) -> int:  # noqa: N802
+def L(x: int) -> int:
     e = x.bit_length() - 1
     return 45426 * e // 256 + T[32 * x // 2**e - 32]
 
@@ -299,7 +300,7 @@ def _ranks(coded: Coded, sides: list[int], entries: list[Any], ranks: list[int],
     shape = [[bins[16 * j // s] for j in range(s)] for s in sides]
     prior = [[1 + 1024 * s * b // sum(row) for b in row] for s, row in zip(sides, shape, strict=True)]
     edges = [0, k // 16, k // 8, k // 4, k // 2, k]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         before = [list(row) for row in seen]
         tables: dict[Any, list[int]] = {}
         for i in range(begin, end):
