@@ -73,7 +73,7 @@ def compress(content: bytes, lp: int = 0) -> bytes:
 
 
 def store(content: bytes) -> bytes:
-    """A raw LZMA2 stream of what can't be compressed: chunks of 64 KiB as they are, 3 bytes before each, 1 at the end."""
+    """A raw LZMA2 stream of what can't be compressed: chunks of 64 KiB as they are, 3 bytes before each, 1 behind."""
     chunks = []
     for begin in range(0, len(content), 2**16):
         chunk = content[begin : begin + 2**16]

@@ -30,7 +30,7 @@ def smooth(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float
     return weight.reshape(shape[0], -1)
 
 
-def pruned(rng: np.random.Generator, weight: NDArray[np.float64], density: float, size: int) -> SparseTensor:
+def pruned(weight: NDArray[np.float64], density: float, size: int) -> SparseTensor:
     """The largest weights (m, n), on `size` values of float16; as they are where it is 0."""
     weight = np.where(np.abs(weight) >= np.quantile(np.abs(weight), 1 - density), weight, 0)
     positions = np.flatnonzero(weight)
@@ -54,7 +54,7 @@ def model_of(*factors: tuple[tuple[int, ...], SparseTensor]) -> CompressedModel:
 
 def trained(seed: int, shapes: list[tuple[int, ...]], density: float, size: int) -> CompressedModel:
     rng = np.random.default_rng(seed)
-    return model_of(*((shape, pruned(rng, smooth(rng, shape), density, size)) for shape in shapes))
+    return model_of(*((shape, pruned(smooth(rng, shape), density, size)) for shape in shapes))
 
 
 def header_of(shape: tuple[int, ...], tensor: SparseTensor) -> FactorHeader:
@@ -109,7 +109,7 @@ def test_many_lanes_and_several_bands() -> None:
 def test_smooth_kernels_take_less_than_the_zero_order_entropy_and_shuffled_ones_hardly_more() -> None:
     rng = np.random.default_rng(0)
     shape = (64, 64, 3, 3)
-    tensor = pruned(rng, smooth(rng, shape), 0.05, 16)
+    tensor = pruned(smooth(rng, shape), 0.05, 16)
     assert coded_bytes(shape, tensor) < 0.9 * zero_order_bytes(tensor)
     dense = rng.permutation(tensor.dense().reshape(-1))
     positions = np.flatnonzero(dense)
@@ -126,7 +126,7 @@ def test_empty_filters_and_channels_cost_a_bit_each(axes: tuple[int, ...]) -> No
     weight = rng.choice([-1.0, 1.0], (64, 64, 3, 3))
     for axis in axes:
         weight[tuple([slice(None)] * axis + [rng.permutation(64)[:32]])] = 0
-    tensor = pruned(rng, weight.reshape(64, -1), 1, 2)
+    tensor = pruned(weight.reshape(64, -1), 1, 2)
     kept = tensor.positions[tensor.values != 0]
     dense = tensor.dense().reshape(-1)[kept]
     tensor = SparseTensor(tensor.shape, kept, dense, (dense > 0).astype(np.uint8), np.array([-1, 1], np.float32))
@@ -140,7 +140,7 @@ def test_what_level_1_codes_in_less_is_coded_as_there() -> None:
     codebook = np.array([-0.5, 0.25], np.float32)
     regular = SparseTensor((300, 500), positions, codebook[codes], codes, codebook)
     rng = np.random.default_rng(0)
-    model = model_of(((300, 500), regular), ((8, 8, 3, 3), pruned(rng, smooth(rng, (8, 8, 3, 3)), 0.2, 4)))
+    model = model_of(((300, 500), regular), ((8, 8, 3, 3), pruned(smooth(rng, (8, 8, 3, 3)), 0.2, 4)))
     content = encode_model(model)
     assert content_of(decode_model(content)) == content_of(model)
     streams = describe(content)["streams"]
@@ -228,12 +228,12 @@ def test_any_change_of_the_stream_is_refused_or_another_network() -> None:
         begin = time.process_time()
         try:
             model = decode_model(sealed(bytes(damaged)))
-        except InputError as error:
-            assert "\n" not in str(error)
-        else:
-            assert content_of(model) != content_of(decode_model(GOOD)) or bytes(damaged) == CODED
-            passed += 1
-        assert time.process_time() - begin < 2
+        except InputError:
+            continue
+        finally:
+            assert time.process_time() - begin < 2
+        assert content_of(model) != content_of(decode_model(GOOD)) or bytes(damaged) == CODED
+        passed += 1
     assert passed < 40
 
 

@@ -1,4 +1,4 @@
-"""The entropy coder: what is written is read, by a second decoder too, in about the ideal size, and to the last word."""
+"""The entropy coder: what is written is read, by a second decoder too, in about the ideal size, to the last word."""
 
 import struct
 
