@@ -1,8 +1,9 @@
 """A whole compressed network as one small file, `.atmc`: written, read, described. The format is FORMAT.md.
 
-A stream costs about 100 bytes (header entry, digest), so there are six for the whole network and none per layer. On the
-digits network of `entropy` the file takes 6,002 bytes: header 590, manifest 975 (2,325 as plain JSON, so it is a stream
-too, and only what identifies the file stands in the header), skeleton 443, biases 835, weights 3,159.
+A stream costs about 100 bytes (header entry, digest), so there are few for the whole network and none per layer. A
+digits network, 2,638 of 52,768 weights kept, 16 values, takes 5,779 bytes: header 461, manifest 1,080 (more than twice
+that as plain JSON, so it is a stream too, and only what identifies the file stands in the header), skeleton 410, biases
+850, weights 2,978. At level 1, which is still read, it took 6,253.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ def encode_model(model: CompressedModel) -> bytes:
 
 
 def encoded_bytes(model: CompressedModel) -> int:
-    """Size of the `.atmc` file in bytes, exact. 25 ms for 20,600 entries of 430,500 weights on one core."""
+    """Size of the `.atmc` file in bytes, exact. About 150 ms for 20,600 entries of 430,500 weights on one core."""
     return len(encode_model(model))
 
 
