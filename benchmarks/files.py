@@ -1,4 +1,4 @@
-"""Bytes of the weights in `.atmc` against other coders, and the speed of decoding; writes benchmarks/results/files.json.
+"""Bytes of weights in `.atmc` against other coders, and the speed of decoding; writes benchmarks/results/files.json.
 
     python benchmarks/files.py --checkpoint resnet20-cifar10.th digits=run/model.atmc …
 
@@ -56,11 +56,9 @@ def pruned(weights: Mapping[str, torch.Tensor], density: float, size: int) -> Co
         codebook = np.unique(centres.numpy().astype(np.float16)).astype(np.float32)
         codes = np.abs(values.numpy()[:, None] - codebook).argmin(axis=1) if len(values) else np.zeros(0, np.int64)
         used, codes = np.unique(codes, return_inverse=True)
-        compressed = CompressedWeight(tuple(weight.shape), {})
-        found[name] = CompressedWeight(
-            compressed.shape,
-            {compressed.main: tensor_of(compressed.matrix_shape, positions.numpy(), codes, codebook[used])},
-        )
+        empty = CompressedWeight(tuple(weight.shape), {})
+        tensor = tensor_of(empty.matrix_shape, positions.numpy(), codes, codebook[used])
+        found[name] = CompressedWeight(empty.shape, {empty.main: tensor})
     return CompressedModel(found, {}, b"", {})
 
 
@@ -87,17 +85,13 @@ def shuffled(factors: Factors) -> Factors:
 
 def factors_of(model: CompressedModel) -> Factors:
     """Every factor that has entries."""
-    return [
-        (
-            FactorHeader(
-                name, t.shape, t.kept, 0 if t.codebook is None else len(t.codebook), kernel_of(w.shape, factor)
-            ),
-            t,
-        )
-        for name, w in model.weights.items()
-        for factor, t in w.factors.items()
-        if t.kept
-    ]
+    found = []
+    for name, weight in model.weights.items():
+        for factor, tensor in weight.factors.items():
+            size = 0 if tensor.codebook is None else len(tensor.codebook)
+            kernel = kernel_of(weight.shape, factor)
+            found.append((FactorHeader(name, tensor.shape, tensor.kept, size, kernel), tensor))
+    return [(header, tensor) for header, tensor in found if tensor.kept]
 
 
 def codebook_bytes(tensor: SparseTensor) -> int:
@@ -106,7 +100,7 @@ def codebook_bytes(tensor: SparseTensor) -> int:
 
 
 def zero_order(factors: Factors) -> float:
-    """Z0: entropy of the mask and of the codes of every factor, codebooks or values as they are. No tables, no headers."""
+    """Z0: entropy of the mask and of the codes of every factor, codebooks or values as they are; nothing else."""
     total = 0.0
     for header, tensor in factors:
         n, k = header.elements, tensor.kept
@@ -187,7 +181,7 @@ def cabac_bytes(
     coder: Any, levels: NDArray[np.int32], unary: int, optimize: int, skip: int, codebook: tuple[int, int]
 ) -> int:
     """Bytes of one factor by DeepCABAC, rows in order, without dependent quantisation."""
-    off = (0, np.zeros(0, np.int32), coder.HdspMode.AlwaysOff, 0)
+    off = (coder.HdspMode.AlwaysOff, np.zeros(2, np.int8))
     encoder = coder.Encoder()
     encoder.initCtxModels(unary, optimize)
     empty = (~levels.any(axis=1)).astype(np.int32)

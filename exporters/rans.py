@@ -208,7 +208,7 @@ class Decoder:
 
     def _refill(self, x: NDArray[np.uint32]) -> None:
         """Give each state below 2^16 the next word, in the order of the lanes."""
-        empty = np.flatnonzero(x < START)
+        empty = (x < START).nonzero()[0]
         words = self._words[self.at : self.at + len(empty)]
         if len(words) < len(empty):
             raise InputError("the coded stream ends too early")
