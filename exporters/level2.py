@@ -32,6 +32,8 @@ MOST_LANES = 2048
 FEW_SYMBOLS = 150_000
 """Symbols that one lane decodes in a fifth of a second."""
 
+NEARLY_FULL = 0.9
+
 SAMPLE = 2**15
 """So many bytes of a longer stream tell whether level 1 is near."""
 
@@ -46,13 +48,14 @@ class _Kept:
     index: int
     header: FactorHeader
     factor: SparseTensor
+    shape: Shape
     kernels: Kernels
     held: Extent
 
     @property
     def modelled(self) -> bool:
         """Whether level 2 may code it."""
-        return _work(shape_of(self.header), self.held.rows, self.held.columns) <= SPARSEST * self.header.kept
+        return _work(self.shape, self.held.rows, self.held.columns) <= SPARSEST * self.header.kept
 
 
 def encode(
@@ -73,7 +76,7 @@ def encode(
         modelled = [factor for factor in modelled if factor.index not in better]
         encoder, _ = _run(modelled, weights)
     lanes = _lanes(encoder)
-    extents = {factor.index: factor.held for factor in modelled}
+    extents = {factor.index: (factor.shape, factor.held) for factor in modelled}
     coded = _fields(lanes, weights, halves, list(zip(factors, headers, strict=True)), extents)
     if modelled:
         coded += encoder.words(lanes).astype("<u2").tobytes()
@@ -84,14 +87,22 @@ def encode(
 
 
 def _kept(index: int, factor: SparseTensor, header: FactorHeader) -> _Kept:
-    shape = shape_of(header)
+    """By kernels; or column by column where whole columns of kernels are empty and the others nearly full."""
+    shape = shape_of(header, single=True)
     kernels = Kernels.of(factor.positions, shape)
-    return _Kept(index, header, factor, kernels, extent(kernels, shape))
+    held = extent(kernels, shape)
+    if shape != (whole := shape_of(header, single=False)):
+        by_kernels = Kernels.of(factor.positions, whole)
+        around = extent(by_kernels, whole)
+        room = held.rows * held.columns
+        if factor.kept < NEARLY_FULL * room or room > NEARLY_FULL * around.rows * around.columns * whole.area:
+            return _Kept(index, header, factor, whole, by_kernels, around)
+    return _Kept(index, header, factor, shape, kernels, held)
 
 
-def shape_of(header: FactorHeader) -> Shape:
-    """The kernels of a factor."""
-    height, width = header.kernel
+def shape_of(header: FactorHeader, *, single: bool) -> Shape:
+    """The kernels of a factor; or, where `single`, its columns as kernels of one position."""
+    height, width = (1, 1) if single else header.kernel
     return Shape(header.shape[0], header.shape[1] // (height * width), height, width)
 
 
@@ -110,7 +121,7 @@ def _fit(factors: Sequence[_Kept]) -> dict[Kind, tuple[int, ...]]:
     """The weights that are worth their bytes."""
     fit = Fit()
     for kept in factors:
-        shape, factor = shape_of(kept.header), kept.factor
+        shape, factor = kept.shape, kept.factor
         code_kernels(fit, shape, factor.kept, kept.held, kept.kernels)
         if factor.codebook is not None and all(_sides(factor.codebook)):
             code_signs(fit, shape, kept.kernels.filled, signs_of(kept.kernels, factor.values < 0))
@@ -122,7 +133,7 @@ def _run(factors: Sequence[_Kept], weights: Mapping[Kind, tuple[int, ...]]) -> t
     encoder, ranks, ends = Encoder(), RankShape(), [0]
     mixer = Mixer(encoder, {**DEFAULT_WEIGHTS, **weights})
     for kept in factors:
-        shape, factor = shape_of(kept.header), kept.factor
+        shape, factor = kept.shape, kept.factor
         code_kernels(mixer, shape, factor.kept, kept.held, kept.kernels)
         if factor.codebook is not None and factor.codes is not None:
             code_codes(mixer, shape, kept.kernels, _sides(factor.codebook), ranks, factor.codes)
@@ -153,7 +164,7 @@ def _fields(
     weights: Mapping[Kind, tuple[int, ...]],
     halves: Sequence[bool],
     factors: Sequence[tuple[SparseTensor, FactorHeader]],
-    extents: Mapping[int, Extent],
+    extents: Mapping[int, tuple[Shape, Extent]],
 ) -> bytes:
     """The beginning of `coded`; `extents` has those of the modelled factors, by their number."""
     fields = FieldWriter()
@@ -168,14 +179,16 @@ def _fields(
             put_codebook(fields, factor.codebook)
         if factor.kept:
             fields.put(i not in extents, 1)
-        if held := extents.get(i):
-            _put_extent(fields, header, held)
+        if i in extents:
+            _put_extent(fields, header, *extents[i])
     return fields.to_bytes()
 
 
-def _put_extent(fields: FieldWriter, header: FactorHeader, held: Extent) -> None:
+def _put_extent(fields: FieldWriter, header: FactorHeader, shape: Shape, held: Extent) -> None:
     """Each number less the least that it can be, in as many bits as the largest that it can be needs."""
-    shape, kept = shape_of(header), header.kept
+    kept = header.kept
+    if header.kernel != (1, 1):
+        fields.put(shape.area == 1, 1)
     fields.put(held.rows - 1, (min(shape.rows, kept) - 1).bit_length())
     fields.put(held.columns - 1, (min(shape.columns, kept) - 1).bit_length())
     least, most = _kernel_range(shape, kept, held.rows, held.columns)
@@ -216,19 +229,19 @@ def decode(contents: Mapping[str, bytes], headers: Sequence[FactorHeader], singl
         if fields.get(1):
             weights[kind] = tuple((fields.get_all(len(default), 8) + LIGHTEST).tolist())
     decoded = Decoded((fields.get_all(singles, 1) > 0).tolist())
-    codebooks, extents, ends = [], [], [fields.at]
+    codebooks, places, ends = [], [], [fields.at]
     for header in headers:
         codebooks.append(get_codebook(fields, header.codebook_size, header.name) if header.codebook_size else None)
-        extents.append(_get_extent(fields, header) if header.kept and not fields.get(1) else None)
+        places.append(_get_extent(fields, header) if header.kept and not fields.get(1) else None)
         ends.append(fields.at)
-    decoder = _decoder(contents["coded"][fields.end() :], lanes, any(extents))
-    plain = _Plain.of(contents, [header for header, held in zip(headers, extents, strict=True) if held is None])
+    decoder = _decoder(contents["coded"][fields.end() :], lanes, any(places))
+    plain = _Plain.of(contents, [header for header, place in zip(headers, places, strict=True) if place is None])
     values = entropy.split(entropy.decode_floats(contents["values"]), [h.kept for h in headers if not h.codebook_size])
     mixer, ranks = Mixer(decoder, weights), RankShape()
-    for header, codebook, held, (begin, end) in zip(headers, codebooks, extents, pairwise(ends), strict=True):
+    for header, codebook, place, (begin, end) in zip(headers, codebooks, places, pairwise(ends), strict=True):
         words = decoder.at
         try:
-            positions, codes = _modelled(mixer, ranks, header, held, codebook) if held else plain.next(header)
+            positions, codes = _modelled(mixer, ranks, header, *place, codebook) if place else plain.next(header)
         except InputError as error:
             raise InputError(f"factor {brief(header.name)}: {error}") from error
         if codebook is None:
@@ -238,7 +251,7 @@ def decode(contents: Mapping[str, bytes], headers: Sequence[FactorHeader], singl
         if fault := header.fault(factor):
             raise InputError(f"factor {brief(header.name)} {fault}")
         decoded.factors.append(factor)
-        decoded.shares.append(Share((end - begin) / 8 + 2 * (decoder.at - words), not held))
+        decoded.shares.append(Share((end - begin) / 8 + 2 * (decoder.at - words), not place))
     decoder.finish()
     return decoded
 
@@ -254,13 +267,14 @@ def _decoder(content: bytes, lanes: int, used: bool) -> Decoder:
     return Decoder(np.frombuffer(content, "<u2").astype(np.uint16), lanes)
 
 
-def _get_extent(fields: FieldReader, header: FactorHeader) -> Extent:
-    """The extent of a factor that is modelled: one that its entries can have.
+def _get_extent(fields: FieldReader, header: FactorHeader) -> tuple[Shape, Extent]:
+    """The kernels and the extent of a factor that is modelled: one that its entries can have.
 
     Raises:
         InputError: they can't.
     """
-    shape, kept = shape_of(header), header.kept
+    kept = header.kept
+    shape = shape_of(header, single=header.kernel == (1, 1) or fields.get(1) > 0)
     rows = 1 + fields.get((min(shape.rows, kept) - 1).bit_length())
     columns = 1 + fields.get((min(shape.columns, kept) - 1).bit_length())
     least, most = _kernel_range(shape, kept, rows, columns)
@@ -271,14 +285,18 @@ def _get_extent(fields: FieldReader, header: FactorHeader) -> Extent:
     if (work := _work(shape, rows, columns)) > SPARSEST * kept:
         what = f"factor {brief(header.name)} has too few entries to be coded by kernels"
         raise InputError(what, expected=f"at most {SPARSEST * kept} rows, columns and kernels", got=work)
-    return Extent(rows, columns, kernels)
+    return shape, Extent(rows, columns, kernels)
 
 
 def _modelled(
-    mixer: Mixer, ranks: RankShape, header: FactorHeader, held: Extent, codebook: NDArray[np.float32] | None
+    mixer: Mixer,
+    ranks: RankShape,
+    header: FactorHeader,
+    shape: Shape,
+    held: Extent,
+    codebook: NDArray[np.float32] | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """(positions, codes) of a factor; the codes are empty where it has no codebook."""
-    shape = shape_of(header)
     kernels = code_kernels(mixer, shape, header.kept, held, None)
     if extent(kernels, shape) != held:
         raise InputError("a row or a column that is said to hold entries holds none")

@@ -139,9 +139,12 @@ def decode(content: bytes, factors: list[Any], singles: int) -> dict[str, Any]:
                 area *= length
             if area <= 64:
                 kernel = (area // shape[-1], shape[-1])
-        grid = (rows, columns // (kernel[0] * kernel[1]))
         extent = None
-        if k and not coded.field(1):
+        plain = coded.field(1) if k else 1
+        if not plain and kernel[0] * kernel[1] > 1 and coded.field(1):
+            kernel = (1, 1)
+        grid = (rows, columns // (kernel[0] * kernel[1]))
+        if not plain:
             held = [1 + coded.field(width(min(length, k) - 1)) for length in grid]
             least = max(*held, -(-k // (kernel[0] * kernel[1])))
             extent = (*held, least + coded.field(width(min(held[0] * held[1], k) - least)))

@@ -133,6 +133,20 @@ def test_empty_filters_and_channels_cost_a_bit_each(axes: tuple[int, ...]) -> No
     assert coded_bytes((64, 64, 3, 3), tensor) < tensor.kept / 8 * 1.01 + 8 * len(axes) + 40
 
 
+def test_empty_columns_cost_a_bit_each() -> None:
+    """The same positions of the same channels removed from all filters, as the structure `column` does."""
+    rng = np.random.default_rng(0)
+    columns = np.sort(rng.permutation(32 * 9)[:140])
+    positions = (np.arange(48)[:, None] * 288 + columns).reshape(-1)
+    codes = rng.integers(0, 2, len(positions)).astype(np.uint8)
+    codebook = np.array([-1, 1], np.float32)
+    model = model_of(((48, 32, 3, 3), SparseTensor((48, 288), positions, codebook[codes], codes, codebook)))
+    content = encode_model(model)
+    assert content_of(decode_model(content)) == content_of(model)
+    assert reference_decode(content) == reference_content_of(model)
+    assert describe(content)["streams"]["coded"]["stored_bytes"] < (len(positions) + 288) / 8 * 1.01 + 30
+
+
 def test_what_level_1_codes_in_less_is_coded_as_there() -> None:
     """Every 37th element: gaps that repeat, which the model of level 2 knows nothing of."""
     positions = np.arange(5, 300 * 500, 37)
