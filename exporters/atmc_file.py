@@ -1,27 +1,31 @@
 """A whole compressed network as one small file, `.atmc`: written, read, described. The format is FORMAT.md.
 
-A stream costs about 100 bytes (header entry, digest), so there are six for the whole network and none per layer. On the
-digits network of `entropy` the file takes 6,002 bytes: header 590, manifest 975 (2,325 as plain JSON, so it is a stream
-too, and only what identifies the file stands in the header), skeleton 443, biases 835, weights 3,159.
+A stream costs about 100 bytes (header entry, digest), so there are few for the whole network and none per layer. A
+digits network, 2,638 of 52,768 weights kept, 16 values, takes 5,779 bytes: header 461, manifest 1,080 (more than twice
+that as plain JSON, so it is a stream too, and only what identifies the file stands in the header), skeleton 410, biases
+850, weights 2,978. At level 1, which is still read, it took 6,253.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from atmc_tool.compressed import FACTOR_NAMES, CompressedModel, CompressedWeight
+from atmc_tool.compressed import FACTOR_NAMES, CompressedModel, CompressedWeight, SparseTensor
 from atmc_tool.errors import AtmcError, InputError
 from atmc_tool.files import read_bytes, sha256
-from exporters import entropy
+from exporters import entropy, level2
 from exporters.container import Limits, header_end, read_container, write_container
-from exporters.manifest import DTYPES, Manifest, RestEntry, Stream, StreamEntry, WeightEntry, parse_manifest
+from exporters.manifest import Manifest, Stream, StreamEntry, WeightEntry, parse_manifest
+from exporters.rest_arrays import decode_rest, encode_rest, halves_of, rest_entry
 from exporters.strict_json import brief
 
-FORMAT, VERSION, LEVEL = "atmc", "1", "1"
+FORMAT, VERSION = "atmc", "1"
+LEVEL, LEVELS = 2, ("1", "2")
+"""The level that is written, and those that are read."""
+
 ABOUT = "compressed network, made and read by atmc-tool"
 NO_DIGEST = "0" * 64
 LIMITS = Limits()
@@ -35,31 +39,35 @@ def encode_model(model: CompressedModel) -> bytes:
         ValueError: the model breaks a rule of `CompressedModel`, or its manifest is not JSON.
     """
     weights = [_weight_entry(name, weight) for name, weight in model.weights.items()]
-    rest = [_rest_entry(name, array) for name, array in model.rest.items()]
+    rest = [rest_entry(name, array) for name, array in model.rest.items()]
     factors = [weight.factors[f] for weight in model.weights.values() for f in FACTOR_NAMES if f in weight.factors]
+    headers = [header for entry in weights for header in entry.headers().values()]
+    halves = halves_of(model.rest)
     contents = {
         "skeleton": model.skeleton,
-        "rest": b"".join(array.astype(array.dtype.newbyteorder("<")).tobytes() for array in model.rest.values()),
-        **entropy.encode_factors(factors),
+        "rest": encode_rest(model.rest, halves),
+        **level2.encode(factors, headers, halves),
     }
     stored = {
-        name: entropy.compress(content, lp=2 if name == "rest" else 0) for name, content in contents.items() if content
+        name: entropy.store(content) if name == "coded" else entropy.compress(content, lp=2 if name == "rest" else 0)
+        for name, content in contents.items()
+        if content
     }
     streams = {name: StreamEntry(bytes=len(contents[name]), sha256=sha256(stored[name])) for name in stored}
     fields = {"weights": weights, "rest": rest, "streams": streams, "facts": dict(model.manifest)}
     manifest = Manifest.model_validate(fields)
     try:
-        manifest.check_limits(LIMITS)
+        manifest.check_limits(LIMITS, LEVEL)
     except InputError as error:
         raise AtmcError(f"this network can't be stored: {error}") from error
     head = entropy.compress(manifest.to_json())
-    metadata = {"format": FORMAT, "version": VERSION, "level": LEVEL, "sha256": NO_DIGEST, "about": ABOUT}
+    metadata = {"format": FORMAT, "version": VERSION, "level": str(LEVEL), "sha256": NO_DIGEST, "about": ABOUT}
     content = write_container({"manifest": head, **stored}, metadata)
     return content.replace(NO_DIGEST.encode(), _root(content, NO_DIGEST, len(head)).encode(), 1)
 
 
 def encoded_bytes(model: CompressedModel) -> int:
-    """Size of the `.atmc` file in bytes, exact. 25 ms for 20,600 entries of 430,500 weights on one core."""
+    """Size of the `.atmc` file in bytes, exact. About 150 ms for 20,600 entries of 430,500 weights on one core."""
     return len(encode_model(model))
 
 
@@ -80,24 +88,13 @@ def _weight_entry(name: str, weight: CompressedWeight) -> WeightEntry:
     return entry
 
 
-def _rest_entry(name: str, array: NDArray[Any]) -> RestEntry:
-    dtype = next((known for known, kind in DTYPES.items() if array.dtype == kind), None)
-    if dtype is None:
-        raise AtmcError(f"{name} has a type that can't be stored", expected=", ".join(DTYPES), got=array.dtype)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise AtmcError(
-            f"{name} has values that are NaN or infinite", hint="training diverged; lower the learning rate"
-        )
-    return RestEntry(name=name, dtype=dtype, shape=list(array.shape))
-
-
 def decode_model(content: bytes, limits: Limits = LIMITS) -> CompressedModel:
     """The model that `encode_model` was given, bit by bit.
 
     Raises:
         InputError: `content` is damaged, not an `.atmc` file, of an unknown version or level, or beyond `limits`.
     """
-    return _assemble(_open(content, limits))
+    return _assemble(_open(content, limits)).model
 
 
 def read_atmc(path: Path) -> CompressedModel:
@@ -115,8 +112,9 @@ def read_atmc(path: Path) -> CompressedModel:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A checked file: its manifest, its root digest, and of every stream the stored size and the content."""
+    """A checked file: its level, manifest and root digest, and of every stream the stored size and the content."""
 
+    level: int
     manifest: Manifest
     digest: str
     stored: Mapping[str, int]
@@ -135,10 +133,11 @@ def _open(content: bytes, limits: Limits) -> _Opened:
     streams, metadata = read_container(content, limits)
     if metadata.get("format") != FORMAT:
         raise InputError("not an .atmc file", expected=f"format {FORMAT!r}", got=brief(metadata.get("format")))
-    for field, known in (("version", VERSION), ("level", LEVEL)):
-        if metadata.get(field) != known:
-            hint = "upgrade atmc-tool to read it"
-            raise InputError(f"unknown format {field}", expected=known, got=brief(metadata.get(field)), hint=hint)
+    for field, known in (("version", (VERSION,)), ("level", LEVELS)):
+        if metadata.get(field) not in known:
+            expected, hint = " or ".join(known), "upgrade atmc-tool to read it"
+            raise InputError(f"unknown format {field}", expected=expected, got=brief(metadata.get(field)), hint=hint)
+    level = int(metadata["level"])
     if next(iter(streams), None) != "manifest":
         raise InputError("the first stream is not the manifest", got=brief(next(iter(streams), None)))
     stored = {name: stream.tobytes() for name, stream in streams.items()}
@@ -153,56 +152,64 @@ def _open(content: bytes, limits: Limits) -> _Opened:
     for name, entry in manifest.streams.items():
         if sha256(stored[name]) != entry.sha256:
             raise InputError(f"the file is damaged: stream {name!r} does not have the digest that the manifest states")
-    manifest.check_limits(limits)
+    manifest.check_limits(limits, level)
     contents: dict[str, bytes] = dict.fromkeys(get_args(Stream), b"")
     for name, entry in manifest.streams.items():
         contents[name] = entropy.decompress(stored[name], entry.bytes, f"stream {name!r}")
-    return _Opened(manifest, digest, {name: len(stream) for name, stream in streams.items()}, contents)
+    return _Opened(level, manifest, digest, {name: len(stream) for name, stream in streams.items()}, contents)
 
 
-def _assemble(opened: _Opened) -> CompressedModel:
+@dataclass(frozen=True)
+class _Assembled:
+    """The network, and how its factors, in the order of the file, share the streams."""
+
+    model: CompressedModel
+    shares: Sequence[level2.Share]
+
+
+def _assemble(opened: _Opened) -> _Assembled:
     """The network from streams whose sizes follow from the manifest."""
-    manifest, contents = opened.manifest, opened.contents
-    factors = iter(entropy.decode_factors(contents, manifest.factors()))
+    manifest, contents, headers = opened.manifest, opened.contents, opened.manifest.factors()
+    singles = sum(entry.dtype == "F32" for entry in manifest.rest)
+    if opened.level == 1:
+        factors, halves = entropy.decode_factors(contents, headers), [False] * singles
+        shares = [level2.Share(0, True)] * len(factors)
+    else:
+        decoded = level2.decode(contents, headers, singles)
+        factors, halves, shares = decoded.factors, decoded.halves, decoded.shares
+    rest = decode_rest(contents["rest"], manifest.rest, halves)
+    one = iter(factors)
     weights = {
-        entry.name: CompressedWeight(tuple(entry.shape), {factor: next(factors) for factor in entry.headers()})
+        entry.name: CompressedWeight(tuple(entry.shape), {factor: next(one) for factor in entry.headers()})
         for entry in manifest.weights
     }
-    parts = entropy.split(np.frombuffer(contents["rest"], np.uint8), [entry.bytes for entry in manifest.rest])
-    rest = {entry.name: _rest_array(entry, part) for entry, part in zip(manifest.rest, parts, strict=True)}
-    return CompressedModel(weights, rest, contents["skeleton"], manifest.facts)
-
-
-def _rest_array(entry: RestEntry, content: NDArray[np.uint8]) -> NDArray[Any]:
-    dtype = np.dtype(DTYPES[entry.dtype])
-    if dtype.kind == "b" and content.max(initial=0) > 1:
-        raise InputError(f"tensor {brief(entry.name)} holds a byte that is neither false nor true", got=content.max())
-    array = np.frombuffer(content.tobytes(), dtype.newbyteorder("<")).astype(dtype).reshape(entry.shape)
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputError(f"tensor {brief(entry.name)} has values that are NaN or infinite")
-    return array
+    return _Assembled(CompressedModel(weights, rest, contents["skeleton"], manifest.facts), shares)
 
 
 def describe(content: bytes, limits: Limits = LIMITS) -> dict[str, Any]:
     """What an `.atmc` file is, as plain JSON values; all sizes in bytes unless they say bits.
 
     `nominal_bits` is the paper's size (arXiv:1902.03538): nonzeros · bits + 32 · codebook values.
-    A layer's `stored_bytes` is its share of the streams that all layers share, by its bytes before compression.
+    A layer's `stored_bytes` is its share of the streams that all layers share, by its bytes before compression; what is
+    nobody's own, such as the weights of the model of level 2, is in no share.
 
     Raises:
         InputError: as `decode_model`.
     """
     opened = _open(content, limits)
-    model = _assemble(opened)
-    manifest = opened.manifest
+    assembled, manifest = _assemble(opened), opened.manifest
     ratios: dict[str, float] = {name: opened.stored[name] / entry.bytes for name, entry in manifest.streams.items()}
-    layers = [_describe_layer(name, weight, ratios) for name, weight in model.weights.items()]
+    shares = iter(assembled.shares)
+    layers = []
+    for name, weight in assembled.model.weights.items():
+        own = {factor: _factor_bytes(tensor, next(shares), ratios) for factor, tensor in weight.factors.items()}
+        layers.append(_describe_layer(name, weight, own))
     rest = [{"name": e.name, "dtype": e.dtype, "shape": e.shape, "bytes": e.bytes} for e in manifest.rest]
     totals = {key: sum(layer[key] for layer in layers) for key in ("weights", "kept", "nominal_bits")}
     return {
         "format": FORMAT,
         "version": int(VERSION),
-        "level": int(LEVEL),
+        "level": opened.level,
         "digests": {
             "file": sha256(content),
             "root": opened.digest,
@@ -227,16 +234,21 @@ def describe(content: bytes, limits: Limits = LIMITS) -> dict[str, Any]:
     }
 
 
-def _describe_layer(name: str, weight: CompressedWeight, ratios: Mapping[str, float]) -> dict[str, Any]:
+def _factor_bytes(tensor: SparseTensor, share: level2.Share, ratios: Mapping[str, float]) -> int:
+    """A factor's part of the streams, by their bytes before compression."""
+    parts: dict[str, float] = {name: len(part) for name, part in entropy.encode_factors([tensor]).items()}
+    own = parts if share.plain else {"values": parts["values"]}
+    return round(sum(size * ratios.get(name, 0) for name, size in [*own.items(), ("coded", share.coded)]))
+
+
+def _describe_layer(name: str, weight: CompressedWeight, own: Mapping[str, int]) -> dict[str, Any]:
     factors: dict[str, dict[str, Any]] = {
         factor: {
             "shape": list(tensor.shape),
             "kept": tensor.kept,
             "bits": tensor.bits,
             "codebook": 0 if tensor.codebook is None else len(tensor.codebook),
-            "stored_bytes": round(
-                sum(len(part) * ratios.get(stream, 0) for stream, part in entropy.encode_factors([tensor]).items())
-            ),
+            "stored_bytes": own[factor],
         }
         for factor, tensor in weight.factors.items()
     }

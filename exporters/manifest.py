@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from atmc_tool.errors import InputError
 from exporters.container import Limits
 from exporters.entropy import LONGEST_GAP, FactorHeader, code_bytes
+from exporters.kernels import kernel_of
 from exporters.strict_json import brief, parse_json
 
 Dtype = Literal["F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"]
@@ -32,7 +33,10 @@ DTYPES: Mapping[Dtype, type[np.generic]] = {
 """safetensors' names of the element types that `rest` may hold."""
 
 Factor = Literal["U", "V", "C"]
-Stream = Literal["skeleton", "rest", "codebooks", "values", "codes", "gaps"]
+Stream = Literal["skeleton", "rest", "coded", "codebooks", "values", "codes", "gaps"]
+CODED_BYTES, CODED_FACTOR_BYTES = 2**15, 32
+"""What the stream `coded` may take at most, beside 8 bytes for each entry and each value of a codebook."""
+
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Size = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
@@ -54,7 +58,7 @@ class WeightEntry(_Entry):
         m, n = self.shape[0], math.prod(self.shape[1:])
         shapes: dict[Factor, tuple[int, int]] = {"U": (m, min(m, n)), "V": (min(m, n), n), "C": (m, n)}
         return {
-            factor: FactorHeader(f"{self.name}.{factor}", shape, *self.factors[factor])
+            factor: FactorHeader(f"{self.name}.{factor}", shape, *self.factors[factor], kernel_of(self.shape, factor))
             for factor, shape in shapes.items()
             if factor in self.factors
         }
@@ -101,7 +105,7 @@ class Manifest(_Entry):
         facts = json.loads(json.dumps(self.facts, sort_keys=True, allow_nan=False))
         return json.dumps({**self.model_dump(exclude={"facts"}), "facts": facts}, separators=(",", ":")).encode()
 
-    def check_limits(self, limits: Limits) -> None:
+    def check_limits(self, limits: Limits, level: int) -> None:
         """Every stated size, before anything of that size is allocated.
 
         Raises:
@@ -125,27 +129,27 @@ class Manifest(_Entry):
         kept = sum(factor.kept for factor in factors)
         if kept > limits.kept:
             raise InputError("too many stored entries", expected=f"at most {limits.kept}", got=kept)
-        for stream, (least, most) in self._stream_sizes(limits).items():
+        for stream, (least, most) in self._stream_sizes(limits, level).items():
             stated = self.streams[stream].bytes if stream in self.streams else 0
             if not least <= stated <= most:
                 expected = f"{least} bytes" if least == most else f"{least} to {most} bytes"
                 raise InputError(f"stream {stream!r} can't have the size it states", expected=expected, got=stated)
 
-    def _stream_sizes(self, limits: Limits) -> dict[Stream, tuple[int, int]]:
+    def _stream_sizes(self, limits: Limits, level: int) -> dict[Stream, tuple[int, int]]:
         """Stream → the least and the most bytes it may have after decompression."""
         quantized = [factor for factor in self.factors() if factor.codebook_size]
         kept = sum(factor.kept for factor in self.factors())
-        exact: dict[Stream, int] = {
-            "rest": sum(entry.bytes for entry in self.rest),
-            "codebooks": 4 * sum(factor.codebook_size for factor in quantized),
-            "values": 4 * (kept - sum(factor.kept for factor in quantized)),
-            "codes": sum(code_bytes(factor.kept, factor.codebook_size) for factor in quantized),
-        }
-        return {
-            **{name: (size, size) for name, size in exact.items()},
-            "skeleton": (0, limits.skeleton_bytes),
-            "gaps": (kept, LONGEST_GAP * kept),
-        }
+        values = 4 * (kept - sum(factor.kept for factor in quantized))
+        rest = sum(entry.bytes for entry in self.rest)
+        centres = sum(factor.codebook_size for factor in quantized)
+        codes = sum(code_bytes(factor.kept, factor.codebook_size) for factor in quantized)
+        sizes: dict[Stream, tuple[int, int]] = {"skeleton": (0, limits.skeleton_bytes), "values": (values, values)}
+        if level == 1:
+            sizes |= {"rest": (rest, rest), "codebooks": (4 * centres, 4 * centres), "codes": (codes, codes)}
+            return {**sizes, "coded": (0, 0), "gaps": (kept, LONGEST_GAP * kept)}
+        coded = CODED_BYTES + len(self.rest) + CODED_FACTOR_BYTES * len(self.factors()) + 8 * (centres + kept)
+        sizes |= {"rest": (-(-rest // 2), rest), "codebooks": (0, 0), "codes": (0, codes)}
+        return {**sizes, "coded": (1, coded), "gaps": (0, LONGEST_GAP * kept)}
 
 
 def parse_manifest(content: bytes) -> Manifest:

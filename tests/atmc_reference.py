@@ -9,6 +9,8 @@ import lzma
 import struct
 from typing import Any
 
+import slow_decoder
+
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1} | {
     "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1
 }  # fmt: skip
@@ -21,7 +23,8 @@ def decode(content: bytes) -> dict[str, Any]:
     header_bytes, data = content[: 8 + length], content[8 + length :]
     header = json.loads(header_bytes[8:])
     metadata = header.pop("__metadata__")
-    assert (metadata["format"], metadata["version"], metadata["level"]) == ("atmc", "1", "1")
+    assert (metadata["format"], metadata["version"]) == ("atmc", "1")
+    assert metadata["level"] in ("1", "2")
     stored, end = {}, 0
     for name, entry in header.items():
         first, last = entry["data_offsets"]
@@ -38,7 +41,7 @@ def decode(content: bytes) -> dict[str, Any]:
         assert hashlib.sha256(stored[name]).hexdigest() == entry["sha256"]
         streams[name] = _plain(stored[name])
         assert len(streams[name]) == entry["bytes"]
-    return _tensors(manifest, streams)
+    return _tensors(manifest, streams, metadata["level"] == "2")
 
 
 def manifest_of(content: bytes) -> dict[str, Any]:
@@ -53,28 +56,35 @@ def _plain(stored: bytes) -> bytes:
     return lzma.decompress(stored, lzma.FORMAT_RAW, filters=FILTERS)
 
 
-def _tensors(manifest: dict[str, Any], streams: dict[str, bytes]) -> dict[str, Any]:
+def _tensors(manifest: dict[str, Any], streams: dict[str, bytes], level_2: bool) -> dict[str, Any]:
     codebooks, values = (_floats(streams.get(name, b"")) for name in ("codebooks", "values"))
     codes, gaps = list(streams.get("codes", b"")), list(streams.get("gaps", b""))
+    singles = sum(entry["dtype"] == "F32" for entry in manifest["rest"])
+    coded: dict[str, Any] = {"halves": [False] * singles}
+    if level_2:
+        listed = [(_shapes(w)[f], *w["factors"][f], w["shape"], f) for w in manifest["weights"] for f in _factors(w)]
+        coded = slow_decoder.decode(streams["coded"], listed, singles)
     weights: dict[str, Any] = {}
     for weight in manifest["weights"]:
-        m, n = weight["shape"][0], 1
-        for size in weight["shape"][1:]:
-            n *= size
-        shapes = {"U": (m, min(m, n)), "V": (min(m, n), n), "C": (m, n)}
         factors = {}
-        for name in "UVC":
-            if name not in weight["factors"]:
-                continue
+        for name in _factors(weight):
             kept, size = weight["factors"][name]
-            codebook = [codebooks.pop(0) for _ in range(size)] if size else None
-            entry_codes: list[Any] = _codes(codes, kept, size) if size else [None] * kept
-            position, entries = -1, []
-            for code in entry_codes:
-                position += 1 + _gap(gaps)
-                entries.append((position, codebook[code] if codebook else values.pop(0), code))
-            assert not entries or entries[-1][0] < shapes[name][0] * shapes[name][1]
-            factors[name] = (shapes[name], entries, codebook)
+            codebook, own = coded["factors"].pop(0) if level_2 else (None, None)
+            if size and not level_2:
+                codebook = [codebooks.pop(0) for _ in range(size)]
+            positions: list[int] = own[0] if own else []
+            entry_codes: list[Any] = [None] * kept
+            if size:
+                entry_codes = own[1] if own else _codes(codes, kept, size)
+            while len(positions) < kept:
+                positions.append((positions[-1] if positions else -1) + 1 + _gap(gaps))
+            entries = [
+                (position, codebook[code] if codebook else values.pop(0), code)
+                for position, code in zip(positions, entry_codes, strict=True)
+            ]
+            rows, columns = _shapes(weight)[name]
+            assert not entries or entries[-1][0] < rows * columns
+            factors[name] = ((rows, columns), entries, codebook)
         weights[weight["name"]] = (tuple(weight["shape"]), factors)
     assert not codebooks
     assert not values
@@ -82,11 +92,16 @@ def _tensors(manifest: dict[str, Any], streams: dict[str, bytes]) -> dict[str, A
     assert not gaps
     rest, at = {}, 0
     for entry in manifest["rest"]:
-        size = WIDTH[entry["dtype"]]
+        half = entry["dtype"] == "F32" and coded["halves"].pop(0)
+        count = 1
         for dimension in entry["shape"]:
-            size *= dimension
-        rest[entry["name"]] = (entry["dtype"], tuple(entry["shape"]), streams.get("rest", b"")[at : at + size])
+            count *= dimension
+        size = count * (2 if half else WIDTH[entry["dtype"]])
+        content = streams.get("rest", b"")[at : at + size]
         at += size
+        if half:
+            content = struct.pack(f"<{count}f", *struct.unpack(f"<{count}e", content))
+        rest[entry["name"]] = (entry["dtype"], tuple(entry["shape"]), content)
     assert at == len(streams.get("rest", b""))
     return {
         "weights": weights,
@@ -94,6 +109,17 @@ def _tensors(manifest: dict[str, Any], streams: dict[str, bytes]) -> dict[str, A
         "skeleton": streams.get("skeleton", b""),
         "facts": manifest["facts"],
     }
+
+
+def _factors(weight: dict[str, Any]) -> list[str]:
+    return [name for name in "UVC" if name in weight["factors"]]
+
+
+def _shapes(weight: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    m, n = weight["shape"][0], 1
+    for size in weight["shape"][1:]:
+        n *= size
+    return {"U": (m, min(m, n)), "V": (min(m, n), n), "C": (m, n)}
 
 
 def _floats(planes: bytes) -> list[bytes]:

@@ -1,7 +1,6 @@
 """The dense network: as safetensors and `read_model` read it, and its sizes by their stated rules."""
 
 import gzip
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
-from golden.make_level1 import described_model
+from golden.golden_models import golden_model
 from numpy.typing import NDArray
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
@@ -19,7 +18,7 @@ from atmc_tool.model_card import ModelCard
 from atmc_tool.models.reading import read_model
 from exporters.dense import dense_bytes, dense_safetensors, gzip_dense_bytes
 
-GOLDEN = described_model(json.loads((Path(__file__).parent / "golden" / "level1.json").read_text()))
+GOLDEN = golden_model(1)
 CARD = ModelCard(arch="digits-cnn", image_shape=(1, 8, 8), n_classes=10, class_names=("zéro", "un"), eps="8/255")
 
 

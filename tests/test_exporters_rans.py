@@ -1,0 +1,98 @@
+"""The entropy coder: what is written is read, by a second decoder too, in about the ideal size, to the last word."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from slow_decoder import Coded
+
+from atmc_tool.errors import InputError
+from exporters.rans import RANK, Bits, Decoder, Encoder, Ranks
+
+LANES = [1, 2, 8, 32, 64]
+
+
+class Symbols:
+    """Runs of random bits and ranks that a coder can be given, with the truth or without."""
+
+    def __init__(self, rng: np.random.Generator, lengths: list[int]) -> None:
+        self.bits: list[tuple[NDArray[np.uint16], Bits]] = []
+        self.ranks: list[tuple[Ranks, NDArray[np.int64], Ranks]] = []
+        for length in lengths:
+            ones = rng.choice([1, 2, 700, 32768, 60000, 65534, 65535], length).astype(np.uint16)
+            self.bits.append((ones, rng.random(length) < ones / 65536))
+            size = int(rng.integers(1, 20))
+            frequencies = 1 + rng.multinomial((1 << RANK) - size, rng.dirichlet(np.full(size, 0.3)), 3).astype(np.int64)
+            context = rng.integers(0, 3, length)
+            chosen = [rng.choice(size, p=frequencies[c] / 2**RANK) for c in context]
+            self.ranks.append((context, frequencies, np.array(chosen, np.int64)))
+
+    def encoder(self) -> Encoder:
+        encoder = Encoder()
+        for (ones, bits), (context, frequencies, ranks) in zip(self.bits, self.ranks, strict=True):
+            encoder.bits(ones, bits)
+            encoder.ranks(context, frequencies, ranks)
+        return encoder
+
+    def read(self, decoder: Decoder) -> None:
+        for (ones, bits), (context, frequencies, ranks) in zip(self.bits, self.ranks, strict=True):
+            assert decoder.bits(ones).tolist() == bits.tolist()
+            assert decoder.ranks(context, frequencies).tolist() == ranks.tolist()
+        decoder.finish()
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 150), max_size=4), st.sampled_from(LANES))
+def test_both_ways_are_exact_and_a_second_decoder_agrees(seed: int, lengths: list[int], lanes: int) -> None:
+    symbols = Symbols(np.random.default_rng(seed), lengths)
+    encoder = symbols.encoder()
+    words = encoder.words(lanes)
+    assert encoder.symbols() == 2 * sum(lengths)
+    assert 2 * len(words) <= encoder.cost() * 1.01 + 4 * lanes + 2
+    symbols.read(Decoder(words, lanes))
+    # No weights of their own; then a byte that begins with lanes and ends with zeros.
+    slow = Coded(bytes([lanes.bit_length() - 1]) + struct.pack(f"<{len(words)}H", *words.tolist()))
+    slow.start()
+    for (ones, bits), (context, frequencies, ranks) in zip(symbols.bits, symbols.ranks, strict=True):
+        assert [slow.bit(i, p) for i, p in enumerate(ones.tolist())] == bits.tolist()
+        found = [slow.symbol(i, RANK, frequencies[c].tolist()) for i, c in enumerate(context)]
+        assert found == ranks.tolist()
+    slow.finish()
+
+
+@pytest.mark.parametrize("lanes", LANES)
+def test_the_size_is_near_the_entropy(lanes: int) -> None:
+    rng = np.random.default_rng(0)
+    ones = rng.integers(1, 65536, 20_000).astype(np.uint16)
+    encoder = Encoder()
+    encoder.bits(ones, rng.random(20_000) < ones / 65536)
+    assert encoder.cost() <= 2 * len(encoder.words(lanes)) + 4 * lanes < encoder.cost() * 1.003 + 8 * (lanes + 1)
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_too_few_and_too_many_words_are_refused_and_others_mean_something_else(lanes: int) -> None:
+    symbols = Symbols(np.random.default_rng(1), [40, 60])
+    words = symbols.encoder().words(lanes)
+    for wrong in (words[:-1], words[:-5], words[: 2 * lanes - 1], words[:0], np.append(words, np.uint16(0))):
+        with pytest.raises(InputError):
+            read_blindly(symbols, Decoder(wrong, lanes))
+    for place in range(len(words)):
+        wrong = words.copy()
+        wrong[place] ^= 1 << place % 16
+        with pytest.raises((InputError, AssertionError)):
+            symbols.read(Decoder(wrong, lanes))
+
+
+def read_blindly(symbols: Symbols, decoder: Decoder) -> None:
+    for (ones, _), (context, frequencies, _) in zip(symbols.bits, symbols.ranks, strict=True):
+        decoder.bits(ones)
+        decoder.ranks(context, frequencies)
+    decoder.finish()
+
+
+def test_a_state_below_its_range_is_refused() -> None:
+    with pytest.raises(InputError, match="below 65536"):
+        Decoder(np.array([0, 7], np.uint16), 1)
