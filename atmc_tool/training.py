@@ -15,8 +15,7 @@ from torch import Tensor
 
 from atmc_tool.checkpoint import drop_checkpoints, load_checkpoint, save_checkpoint
 from atmc_tool.config import ScheduleConfig
-from atmc_tool.data.data_set import limited_indices
-from atmc_tool.data.loader import batches, device_images, training_images
+from atmc_tool.data.loader import batches, training_images
 from atmc_tool.errors import AtmcError, InputError, InterruptedRunError
 from atmc_tool.methods.method import Method
 from atmc_tool.metrics import METRICS, append_metrics, trim_metrics
@@ -26,9 +25,7 @@ from atmc_tool.synced_batch_norm import synced_batch_norm
 from atmc_tool.trainee import Trainee
 from atmc_tool.training_attack import StepAttack
 from atmc_tool.training_step import Setup
-from atmc_tool.validation import validate
-
-VALIDATION_IMAGES = 500
+from atmc_tool.validation import held_out, validate
 
 
 @dataclass(frozen=True)
@@ -120,9 +117,7 @@ class _Loop:
     def __post_init__(self) -> None:
         setup, schedule = self.setup, self.schedule
         self.images, self.labels = training_images(setup.data.train, setup.device)
-        held_out = setup.data.validation  # often in the order of the classes
-        chosen = limited_indices(held_out.labels, VALIDATION_IMAGES, seed=0)
-        self.validation = device_images(held_out.take(chosen), setup.device)
+        self.validation = held_out(setup.data, setup.device)
         self.per_epoch, self.steps = planned_steps(schedule, len(self.images))
         self.trainee = Trainee(setup, self.method, schedule)
         self.loss_sum = torch.zeros((), device=setup.device)

@@ -5,11 +5,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from atmc_tool.data.loader import to_floats
+from atmc_tool.data import DataSet
+from atmc_tool.data.data_set import limited_indices
+from atmc_tool.data.loader import device_images, to_floats
 from atmc_tool.training_attack import StepAttack
 from atmc_tool.training_step import Setup, attacked
 
+IMAGES = 500
 PGD_10 = StepAttack("pgd", 10)
+
+
+def held_out(data: DataSet, device: torch.device) -> tuple[Tensor, Tensor]:
+    """At most 500 images held out from training, of every class alike: uint8 (n, C, H, W), labels int64 (n,)."""
+    images = data.validation  # often in the order of the classes
+    return device_images(images.take(limited_indices(images.labels, IMAGES, seed=0)), device)
 
 
 def validate(

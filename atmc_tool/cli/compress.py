@@ -21,10 +21,13 @@ from atmc_tool.cli.options import (
 from atmc_tool.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
     from atmc_tool.cli.feasibility import Feasibility
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.start import Start
-    from atmc_tool.compressed import CompressedModel
+    from atmc_tool.compressed import CompressedModel, CompressedWeight
     from atmc_tool.distributed import Ranks
 
 
@@ -157,6 +160,8 @@ def run_compression(
     run_training(config, "compress", setup, method, folder, select=False, resume=resume, model=start.digest)
     weights = method.compressed()
     rest = {name: array for name, array in arrays(own_state(network)).items() if name not in weights}
+    if config.compress.bits is not None:
+        rest = shipped_rest(start, feasibility, weights, rest, device)
     model = CompressedModel(weights, rest, start.skeleton, {})
     shipped = {name: torch.from_numpy(array).to(device) for name, array in model.state().items()}
 
@@ -183,6 +188,41 @@ def run_compression(
     kept = (report["kept"]["total"], report["kept"]["weights"])
     conclude(config, folder.path, Results(report["sizes"], report["metrics"], kept))
     return report
+
+
+def shipped_rest(
+    start: "Start",
+    feasibility: "Feasibility",
+    weights: Mapping[str, "CompressedWeight"],
+    rest: Mapping[str, "NDArray[Any]"],
+    device: "torch.device",
+) -> dict[str, "NDArray[Any]"]:
+    """What is not compressed, in half precision where that is harmless on images held out from training.
+
+    Where a limit in bytes can't be met otherwise, in half precision in any case. The network is what `weights` and
+    `rest` say afterwards.
+    """
+    import torch
+
+    from atmc_tool.compressed import CompressedModel
+    from atmc_tool.data.loader import to_floats
+    from atmc_tool.half_precision import half_rest, harmless
+    from atmc_tool.torch_classifier import TorchClassifier
+    from atmc_tool.validation import held_out
+
+    rounded = half_rest(rest)
+    start.network.eval()
+
+    def classifier(rest: Mapping[str, "NDArray[Any]"]) -> TorchClassifier:
+        state = CompressedModel(weights, rest, b"", {}).state()
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in state.items()}
+        return TorchClassifier(start.network, tensors, start.card.mean, start.card.std)
+
+    images = to_floats(held_out(start.data, device)[0])
+    batch_size = start.config.compress.batch_size
+    if harmless(classifier(rest), classifier(rounded), images, batch_size):
+        return rounded
+    return rounded if feasibility.exceeded_by(weights, rest) else dict(rest)
 
 
 def only_guesses(clean_accuracy: float, n: int, n_classes: int) -> bool:

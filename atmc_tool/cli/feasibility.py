@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
+
 from atmc_tool.budget import Budget, compressible, kept_for_bytes, kept_for_share
 from atmc_tool.class_balance import class_counts, is_unbalanced
 from atmc_tool.cli.measurement import SEED
@@ -11,6 +13,7 @@ from atmc_tool.cli.start import Start
 from atmc_tool.cli.subject import arrays
 from atmc_tool.compressed import CompressedModel, CompressedWeight
 from atmc_tool.data import test_labels
+from atmc_tool.half_precision import half_rest
 from atmc_tool.methods import compression_method, least_kept
 from atmc_tool.tied import own_state
 from atmc_tool.units import parse_size
@@ -45,6 +48,13 @@ class Feasibility:
     budget: Budget
     total: int
     minimum: int
+
+    def exceeded_by(self, weights: Mapping[str, CompressedWeight], rest: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether the file of these weights and the rest is larger than a limit in bytes of the file."""
+        if self.start.config.compress.size is None:
+            return False
+        assert self.budget.limit is not None
+        return encoded_bytes(_assemble(self.start, weights, rest)) + RESERVED_BYTES > self.budget.limit
 
     def table(self) -> dict[str, Any]:
         """Facts of the smallest, the asked for and the largest model: entries, nominal and real bytes, per layer."""
@@ -113,9 +123,13 @@ def sketch(start: Start, kept: int) -> Mapping[str, CompressedWeight]:
     return method.compressed()
 
 
-def _assemble(start: Start, weights: Mapping[str, CompressedWeight]) -> CompressedModel:
-    """A model of the size that it will have; everything but `weights` as it is in the network right now."""
-    rest = {name: array for name, array in arrays(own_state(start.network)).items() if name not in weights}
+def _assemble(
+    start: Start, weights: Mapping[str, CompressedWeight], rest: Mapping[str, NDArray[Any]] | None = None
+) -> CompressedModel:
+    """A model of the size that it will have; everything but `weights` as it is in the network right now, or `rest`."""
+    if rest is None:
+        rest = {name: array for name, array in arrays(own_state(start.network)).items() if name not in weights}
+        rest = half_rest(rest) if start.config.compress.bits is not None else rest
     labels = test_labels(start.data.test, start.config.evaluation.n, SEED)
     balanced = BALANCED_LIKE if is_unbalanced(class_counts(labels)) else {}
     measured = {**METRICS_LIKE, **balanced, "eps": start.threat_model.text}

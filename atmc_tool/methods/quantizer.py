@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atmc_tool import admm
 from atmc_tool.codebooks import movement, positions, quantiles, quantize
+from atmc_tool.half_precision import half_values
 
 WARM_ITERATIONS = 10  # Lloyd iterations of an update that starts from the last codebook
 BITS_UNTIL_CHOSEN = 4  # of `bits: auto`, before its part of the schedule
@@ -62,7 +63,7 @@ class Quantizer:
 
     @torch.no_grad()
     def quantized(self, masks: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
-        """What the masks keep of θ, in codebooks of `bits`.
+        """What the masks keep of θ, in codebooks of `bits`, their values of half precision where that is exact enough.
 
         Before there are any, they start from quantiles: only the size of the result counts then.
         """
@@ -71,7 +72,7 @@ class Quantizer:
             kept, start = positions(mask), centres
             if start is None and len(kept):
                 start = quantiles(tensor.detach().reshape(-1)[kept], 2**b)
-            result.append(quantize(tensor.detach(), kept, b, start)[0])
+            result.append(half_values(quantize(tensor.detach(), kept, b, start)[0]))
         return result
 
     def metrics(self) -> dict[str, float]:
