@@ -1,13 +1,14 @@
 """Low-rank weights run as two small layers, where that is fewer operations: W x = A (B x).
 
 A weight W = V + U V (m ≤ n), whose V has r rows that are not empty, is A B: B (r, n) are those rows, and A (m, r) the
-columns of I + U that belong to them. W = U + U V (m > n) is A B with the columns of U that are not empty as A (m, r), and
-B the rows of I + V that belong to them. So a convolution becomes one with r filters and one of 1 × 1, a linear layer
+columns of I + U that belong to them. W = U + U V (m > n) is A B: A (m, r) are the columns of U that are not empty, and B
+the rows of I + V that belong to them. So a convolution becomes one with r filters and one of 1 × 1, a linear layer
 becomes two. arXiv:1902.03538 stores W so; this runs it so. Works on the graph that the file carries; needs no torch.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -149,6 +150,6 @@ def _two_layers(node: NodeProto, name: str) -> list[NodeProto]:
     first.CopyFrom(node)
     first.input[:] = [node.input[0], f"{name}.first"]
     first.output[:] = [f"{name}.middle"]
-    attributes = {"transB": 1} if node.op_type == "Gemm" else {}
+    attributes: dict[str, Any] = {"transB": 1} if node.op_type == "Gemm" else {}
     inputs = [f"{name}.middle", f"{name}.second", *node.input[2:]]
     return [first, helper.make_node(node.op_type, inputs, list(node.output), **attributes)]
