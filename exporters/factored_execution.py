@@ -1,7 +1,7 @@
 """Low-rank weights run as two small layers, where that is fewer operations: W x = A (B x).
 
 A weight W = V + U V (m ≤ n), whose V has r rows that are not empty, is A B: B (r, n) are those rows, and A (m, r) the
-columns of I + U that belong to them. W = U + U V (m > n) is A B: A (m, r) are the columns of U that are not empty, and B
+columns of I + U that belong to them. W = U + U V (m > n) is A B: A (m, r) are the columns of U that are not empty, B
 the rows of I + V that belong to them. So a convolution becomes one with r filters and one of 1 × 1, a linear layer
 becomes two. arXiv:1902.03538 stores W so; this runs it so. Works on the graph that the file carries; needs no torch.
 """
