@@ -6,7 +6,7 @@ padded around it or there is no bias, into the weights for one constant channel 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,13 @@ class Removal:
     multiplications: int
     dense_multiplications: int
 
+    @property
+    def times(self) -> float:
+        """How many times fewer multiplications are left."""
+        return self.dense_multiplications / max(1, self.multiplications)
+
     def __str__(self) -> str:
-        times = self.dense_multiplications / max(1, self.multiplications)
-        return f"removed {self.removed:,} of {self.filters:,} filters, {times:.2f} times fewer multiplications"
+        return f"removed {self.removed:,} of {self.filters:,} filters, {self.times:.2f} times fewer multiplications"
 
 
 def remove_channels(model: CompressedModel) -> tuple[CompressedModel, Removal | None]:
@@ -80,7 +84,7 @@ def remove_channels(model: CompressedModel) -> tuple[CompressedModel, Removal | 
         weights=weights,
         rest=rest,
         skeleton=proto.SerializeToString(deterministic=True),
-        manifest={**model.manifest, "removed": str(removal)},
+        manifest={**model.manifest, "removed": asdict(removal)},
     )
     return small, removal
 

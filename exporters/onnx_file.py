@@ -110,7 +110,9 @@ def _metadata(manifest: Mapping[str, Any], source_digest: str) -> dict[str, str]
     def text(value: object) -> str:
         return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
+    removed = {"atmc_tool.removed": text(manifest["removed"])} if "removed" in manifest else {}
     return {
+        **removed,
         "atmc_tool.version": __version__,
         "atmc_tool.source_sha256": source_digest,
         "atmc_tool.card": text(manifest.get("card", {})),

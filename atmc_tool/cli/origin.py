@@ -18,6 +18,7 @@ from evaluators.gate import Check, judge
 from evaluators.parity import ExpectedWeights, expected_weights
 from evaluators.verification import Verification
 from exporters.atmc_file import LIMITS, read_atmc
+from exporters.channel_removal import remove_channels
 
 PREFIX = "atmc_tool."
 RECORDED_SECTIONS = ("seed", "data", "threat_model", "evaluation", "policy")
@@ -30,7 +31,7 @@ class Origin:
     settings: configuration that its makers recorded, as a layer beneath what the user says
     metrics:  numbers recorded at compression: `dense`, `compressed`
     digests:  SHA-256 of what it was made of, as far as known
-    expected: the weights in its model.atmc, None where that is not there
+    expected: the weights in its model.atmc, without what the export removed; None where that is not there
     check:    whether it was made of that model.atmc
     """
 
@@ -74,7 +75,8 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     actual = sha256(read_bytes(found, LIMITS.file_bytes))
     digests[str(found)] = actual
     check = _same_source(found, digest, actual)
-    return Origin(settings, _metrics(measured) or metrics, digests, expected_weights(compressed), check)
+    shipped = remove_channels(compressed)[0] if "removed" in stated else compressed
+    return Origin(settings, _metrics(measured) or metrics, digests, expected_weights(shipped), check)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
