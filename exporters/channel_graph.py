@@ -74,6 +74,7 @@ class ChannelGraph:
         self.proto = proto
         self.readers: list[Reader] = []
         self.works: list[Work] = []
+        self.depthwise: list[Channels] = []  # the inputs of each depthwise convolution
         self.cuts: dict[str, dict[int, Slots]] = {}  # parameter → axis → slots of its indices
         self.edits: list[Callable[[Kept], None]] = []
         self._state = state

@@ -17,10 +17,11 @@ from onnx import ModelProto
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, SparseTensor, sparsify
 from atmc_tool.errors import InputError
-from exporters.channel_graph import ChannelGraph, Kept, Reader, Slots, read_names
+from exporters.channel_graph import ChannelGraph, Channels, Kept, Reader, Slots, read_names
 from exporters.channel_rules import RULES, summed, weighted
 
 Mask = NDArray[np.bool_]
+BLOCK = 4  # depthwise convolutions of other numbers of channels miss the fast kernels of onnxruntime
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,9 @@ def _select(graph: ChannelGraph) -> Kept:
         if kept.sum() == before:
             for slots in graph.values():
                 keep(slots[: 0 if stays(slots).any() else 1])  # no layer without channels
+        if kept.sum() == before:
+            for channels in graph.depthwise:
+                keep(_filling(channels, stays))
         return bool(kept.sum() > before)
 
     while more():
@@ -149,6 +153,15 @@ def _carrier(reader: Reader, nonzero: Mask, kept: Kept) -> Slots:
     goes = np.where(nonzero[kept(reader.outputs)].any(axis=0) & ~stays, size, 0)
     needed = goes.max(initial=0) > 2 * np.where(stays, size, 0).max(initial=0)
     return reader.inputs.slots[[np.argmax(goes)] if needed else []]
+
+
+def _filling(channels: Channels, kept: Kept) -> Slots:
+    """The slots that have to stay so that a depthwise convolution has channels in whole blocks; constant ones first."""
+    stays = kept(channels.slots)
+    if len(stays) % BLOCK:
+        return channels.slots[:0]
+    order = np.lexsort([np.isnan(channels.constants), stays])  # those that go first, the constant among them
+    return channels.slots[order[: -int(stays.sum()) % BLOCK]]
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,7 @@ def _moved(
     biases: dict[str, NDArray[np.float32]] = {}
     for reader in graph.readers:
         constants, stays = np.nan_to_num(reader.inputs.constants), kept(reader.inputs.slots)
-        read = reader.kernels[kept(reader.outputs)].any(axis=(0, 2))
+        read = reader.kernels.any(axis=2)[kept(reader.outputs)].any(axis=0)
         added = weighted(reader.kernels, np.where(stays | ~read, 0, constants))
         if not added.any():
             continue

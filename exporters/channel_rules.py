@@ -19,11 +19,9 @@ Floats = NDArray[np.float64]
 
 def weighted(kernels: NDArray[np.float32], factors: Floats) -> Floats:
     """Σ_i factors_i kernels_oik: (outputs, places), in float64, one after the other, so on every machine alike."""
-    used = np.flatnonzero(factors)
-    terms = kernels[:, used].astype(np.float64) * factors[used, None]
     total = np.zeros((kernels.shape[0], kernels.shape[2]))
-    for position in range(len(used)):
-        total += terms[:, position]
+    for i in np.flatnonzero(factors):
+        total += kernels[:, i].astype(np.float64) * factors[i]
     return total
 
 
@@ -70,6 +68,8 @@ def convolution(graph: ChannelGraph, node: NodeProto) -> bool:
             next(part for part in node.attribute if part.name == "group").i = int(kept(whole).sum())
 
         graph.edits.append(fewer_groups)
+        if weight.shape[1] == 1:
+            graph.depthwise.append(Channels(whole, x.constants))
     graph.cut(node.input[1], 0, outputs)
     if bias_name:
         graph.cut(bias_name, 0, outputs)
@@ -80,7 +80,7 @@ def convolution(graph: ChannelGraph, node: NodeProto) -> bool:
 def _sums(kernels: NDArray[np.float32], constants: Floats, padded: bool) -> Floats:
     """What the constant inputs add to each output, NaN where others add something; zeros around make constants vary."""
     varies = np.isnan(constants) | (padded & (constants != 0))
-    reads_varying = kernels[:, varies].any(axis=(1, 2))
+    reads_varying = kernels.any(axis=2)[:, varies].any(axis=1)
     return np.where(reads_varying, np.nan, summed(weighted(kernels, np.where(varies, 0, constants))))
 
 
