@@ -49,6 +49,11 @@ class Reader:
     bias: str
 
     @property
+    def nonzero(self) -> NDArray[np.bool_]:
+        """(outputs, inputs): whether some weight is not zero."""
+        return np.asarray(self.kernels.any(axis=2), np.bool_)
+
+    @property
     def folds(self) -> bool:
         """Whether what constant inputs add can go into the bias."""
         return bool(self.bias) and not self.padded

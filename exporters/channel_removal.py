@@ -110,8 +110,7 @@ def _fits(info: onnx.ValueInfoProto, state: Mapping[str, NDArray[Any]]) -> bool:
 def _select(graph: ChannelGraph) -> Kept:
     """The fewest channels that can stay: those that must, and what those read, until nothing more is added."""
     labels, kept = graph.components()
-    nonzero = [np.asarray(reader.kernels.any(axis=2), np.bool_) for reader in graph.readers]
-    backwards = list(zip(graph.readers, nonzero, strict=True))[::-1]
+    backwards = [(reader, reader.nonzero) for reader in reversed(graph.readers)]
 
     def stays(slots: Slots) -> Mask:
         return np.asarray(kept[labels[slots]])
@@ -185,7 +184,7 @@ def _moved(
     biases: dict[str, NDArray[np.float32]] = {}
     for reader in graph.readers:
         constants, stays = np.nan_to_num(reader.inputs.constants), kept(reader.inputs.slots)
-        read = reader.kernels.any(axis=2)[kept(reader.outputs)].any(axis=0)
+        read = reader.nonzero[kept(reader.outputs)].any(axis=0)
         added = weighted(reader.kernels, np.where(stays | ~read, 0, constants))
         if not added.any():
             continue

@@ -80,7 +80,7 @@ def convolution(graph: ChannelGraph, node: NodeProto) -> bool:
 def _sums(kernels: NDArray[np.float32], constants: Floats, padded: bool) -> Floats:
     """What the constant inputs add to each output, NaN where others add something; zeros around make constants vary."""
     varies = np.isnan(constants) | (padded & (constants != 0))
-    reads_varying = kernels.any(axis=2)[:, varies].any(axis=1)
+    reads_varying = np.asarray(kernels.any(axis=2))[:, varies].any(axis=1)
     return np.where(reads_varying, np.nan, summed(weighted(kernels, np.where(varies, 0, constants))))
 
 

@@ -25,8 +25,8 @@ from atmc_tool.cli.origin import find_origin
 from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
 from atmc_tool.errors import InputError
 from atmc_tool.models import resolve_architecture
-from evaluators.classifier import decoded_weights, read_onnx
-from evaluators.parity import parity
+from evaluators.classifier import OrtClassifier, decoded_weights, read_onnx
+from evaluators.parity import parity, same_logits
 from exporters.atmc_file import encode_model
 from exporters.channel_removal import remove_channels
 from exporters.onnx_file import build_onnx
@@ -276,9 +276,14 @@ def test_the_exported_file_is_compared_with_the_same_removal(cli: Cli, tmp_path:
     assert "filters, " in cli("export --onnx --overwrite", tmp_path).out
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["atmc_tool.removed"]) == file["removed"]
+    artefact, x = OrtClassifier(model, "cpu"), images(structured("residual", "both"))
+    assert same_logits(artefact, OrtClassifier(origin.whole, "cpu"), x).passed
     head = next(tensor for tensor in model.graph.initializer if tensor.name == "head.bias")
     head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head) + 1, "head.bias"))
     assert not parity(origin.expected, decoded_weights(model, origin.expected.names)).passed
+    check = same_logits(OrtClassifier(model, "cpu"), OrtClassifier(origin.whole, "cpu"), x)
+    assert not check.passed
+    assert check.evidence["difference"] == pytest.approx(1, abs=1e-4)
 
 
 def test_needs_no_torch() -> None:

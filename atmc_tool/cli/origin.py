@@ -19,6 +19,7 @@ from evaluators.parity import ExpectedWeights, expected_weights
 from evaluators.verification import Verification
 from exporters.atmc_file import LIMITS, read_atmc
 from exporters.channel_removal import remove_channels
+from exporters.onnx_file import build_onnx
 
 PREFIX = "atmc_tool."
 RECORDED_SECTIONS = ("seed", "data", "threat_model", "evaluation", "policy")
@@ -33,6 +34,7 @@ class Origin:
     digests:  SHA-256 of what it was made of, as far as known
     expected: the weights in its model.atmc, without what the export removed; None where that is not there
     check:    whether it was made of that model.atmc
+    whole:    that model.atmc as ONNX with all of its channels, where the export removed some; else empty
     """
 
     settings: Mapping[str, Any]
@@ -40,10 +42,11 @@ class Origin:
     digests: Mapping[str, str]
     expected: ExpectedWeights | None
     check: Check
+    whole: bytes = b""
 
-    def judged(self, verification: Verification) -> Verification:
-        """The verification with this origin's check among its checks."""
-        checks = (self.check, *verification.verdict.checks)
+    def judged(self, verification: Verification, *more: Check) -> Verification:
+        """The verification with this origin's check, and `more`, among its checks."""
+        checks = (self.check, *more, *verification.verdict.checks)
         n = 0 if verification.clean is None else verification.clean.n
         return dataclasses.replace(verification, verdict=judge(checks, n))
 
@@ -75,8 +78,10 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     actual = sha256(read_bytes(found, LIMITS.file_bytes))
     digests[str(found)] = actual
     check = _same_source(found, digest, actual)
-    shipped = remove_channels(compressed)[0] if "removed" in stated else compressed
-    return Origin(settings, _metrics(measured) or metrics, digests, expected_weights(shipped), check)
+    shipped, whole = compressed, b""
+    if "removed" in stated:
+        shipped, whole = remove_channels(compressed)[0], build_onnx(compressed, actual)
+    return Origin(settings, _metrics(measured) or metrics, digests, expected_weights(shipped), check, whole)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
