@@ -198,26 +198,51 @@ def _moved(
 
 
 def _cut_weight(weight: CompressedWeight, masks: Mapping[int, Mask], column: _Column | None) -> CompressedWeight:
-    """The weight at what stays; one whose factors multiply, or without a codebook, becomes one factor of values."""
+    """The weight at what stays, each factor cut; where that can't be, the whole weight as one factor of values."""
     if not masks and column is None:
         return weight
     shape = _shape(weight.shape, masks)
     small = CompressedWeight(shape, {})
     main, c = weight.factors.get(weight.main), weight.factors.get("C")
-    side = weight.factors.get("U" if weight.main == "V" else "V")
-    product = main is not None and main.kept and side is not None and side.kept
-    if product or (column is not None and (main is None or main.codebook is None)):
+    side_name = "U" if weight.main == "V" else "V"
+    side = weight.factors.get(side_name)
+    factors = {name: tensor for name, tensor in ((small.main, main), ("C", c)) if tensor is not None}
+    sides: dict[str, SparseTensor] = {}
+    fits = column is None or (main is not None and main.codebook is not None)
+    if main is not None and main.kept and side is not None and side.kept:
+        cut_side = _cut_side(weight, main, side, masks)
+        fits = fits and cut_side is not None and small.main == weight.main and (column is None or small.main == "V")
+        sides = {} if cut_side is None else {side_name: cut_side}
+    if not fits:
         dense = _cut_array(_with_column(weight.dense(), column), masks)
         return replace(small, factors={small.main: sparsify(dense.reshape(small.matrix_shape), quantized=False)})
-    factors = {name: tensor for name, tensor in ((small.main, main), ("C", c)) if tensor is not None}
     if column is None:
-        return replace(small, factors={n: _cut_sparse(t, weight.shape, masks) for n, t in factors.items()})
+        cut = {name: _cut_sparse(tensor, weight.shape, masks) for name, tensor in factors.items()}
+        return replace(small, factors={**sides, **cut})
     others = np.ones(weight.shape, np.bool_)
     others[column.at(weight.shape)] = False
     extra = np.zeros(weight.shape, np.float32) if c is None else c.dense().reshape(weight.shape)
     extra = _cut_array(_with_column(extra, column), masks).reshape(small.matrix_shape)
-    cut = {name: _cut_sparse(t, weight.shape, masks, others.reshape(-1)) for name, t in factors.items()}
-    return replace(small, factors={**cut, "C": sparsify(extra, quantized=False)})
+    cut = {name: _cut_sparse(tensor, weight.shape, masks, others.reshape(-1)) for name, tensor in factors.items()}
+    return replace(small, factors={**sides, **cut, "C": sparsify(extra, quantized=False)})
+
+
+def _cut_side(
+    weight: CompressedWeight, main: SparseTensor, side: SparseTensor, masks: Mapping[int, Mask]
+) -> SparseTensor | None:
+    """The factor that multiplies `main`, at what stays; None where it mixes what goes into what stays."""
+    stays = np.ones(weight.shape, np.bool_)
+    for axis, mask in masks.items():
+        stays &= np.expand_dims(mask, tuple(set(range(stays.ndim)) - {axis}))
+    by_rows = weight.main == "V"  # U combines rows of V, or V columns of U
+    along = np.asarray(stays.reshape(weight.matrix_shape).any(axis=int(by_rows)), np.bool_)
+    used = np.zeros(len(along), np.bool_)
+    used[main.positions // main.shape[1] if by_rows else main.positions % main.shape[1]] = True
+    ends = np.divmod(side.positions, len(along))
+    into, of = ends if by_rows else ends[::-1]
+    if (along[into] & ~along[of] & used[of]).any():
+        return None
+    return _cut_sparse(side, (len(along), len(along)), {0: along, 1: along})
 
 
 def _shape(shape: tuple[int, ...], masks: Mapping[int, Mask]) -> tuple[int, ...]:

@@ -231,22 +231,32 @@ def test_added_values_lose_only_what_none_of_them_needs() -> None:
         assert small.weights["stem.weight"].shape[0] == small.weights["convs.1.weight"].shape[0]
 
 
-def test_products_of_factors_and_weights_with_a_c() -> None:
-    model = structured("residual", "both")
+@pytest.mark.parametrize("mixing", [False, True])
+def test_products_of_factors_and_weights_with_a_c(mixing: bool) -> None:
+    """A side factor that has entries where its main factor has, or everywhere; every third weight has a C as well."""
+    model = structured("residual", "both" if mixing else "filters")
     rng = np.random.default_rng(1)
     weights: dict[str, CompressedWeight] = {}
     for index, (key, whole) in enumerate(model.weights.items()):
         dense = whole.dense().reshape(whole.matrix_shape)
         factors = dict(whole.factors)
-        if index % 2:
-            side = np.diag(rng.random(whole.factor_shape("U" if whole.main == "V" else "V")[0])).astype(np.float32)
-            factors["U" if whole.main == "V" else "V"] = sparsify(side, quantized=False)
-        factors["C"] = sparsify(np.where(dense != 0, np.float32(0.25), 0), quantized=True)
+        if index % 2 == 0:
+            name, used = ("U", dense.any(1)) if whole.main == "V" else ("V", dense.any(0))
+            entries = rng.random((len(used), len(used))) < 0.2
+            side = np.where(entries & (mixing | np.outer(used, used)), np.float32(0.25), 0)
+            factors[name] = sparsify(side.astype(np.float32), quantized=True)
+        if index % 3 == 0:
+            factors["C"] = sparsify(np.where(dense > 0.2, np.float32(0.25), 0), quantized=True)
         weights[key] = CompressedWeight(whole.shape, {name: factors[name] for name in sorted(factors)})
     model = replace(model, weights=weights)
     small, removal = remove_channels(model)
     assert removal is not None
     assert_same(model, small)
+    products = [key for key, w in small.weights.items() if {"U", "V"} <= w.factors.keys()]
+    assert len(products) >= (1 if mixing else 3)
+    for key, w in small.weights.items():
+        for name, factor in w.factors.items():
+            assert factor.shape == w.factor_shape(name), key
 
 
 def test_a_damaged_graph_is_bad_input() -> None:

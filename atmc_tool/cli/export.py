@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from atmc_tool.compressed import CompressedModel
     from exporters.channel_removal import Removal
 
-PAYS = 1.05  # times fewer multiplications that are worth some bytes
-
 
 @click.command("export", epilog="Example: atmc-tool export --onnx")
 @click.argument("source", metavar="[RUN|model.atmc]", type=PATH, required=False)
@@ -101,6 +99,5 @@ def exported(
     if removal is None:
         return whole, None
     content = build_onnx(small, source_digest)
-    # constants that go into weights cost bytes: without a gain of speed they are not worth it
-    pays = len(content) < len(whole) or removal.times >= PAYS
-    return (content, removal) if pays else (whole, None)
+    # what constants add to weights costs bytes, no more of them than there is speed to gain
+    return (content, removal) if len(content) <= removal.times * len(whole) else (whole, None)
