@@ -42,6 +42,7 @@ bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/structures.py mnist=build/benchmarks/structures-mnist \
 		cifar10=build/benchmarks/structures-cifar10
 	$(BIN)/python benchmarks/streaming.py
+	$(BIN)/python benchmarks/channels.py
 	$(BIN)/python benchmarks/precision.py digits --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/precision.py mnist --seeds 0 1
 

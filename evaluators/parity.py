@@ -9,11 +9,13 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from atmc_tool.attacks.classifier import Classifier
 from atmc_tool.compressed import CompressedModel
 from atmc_tool.errors import InputError
 from evaluators.gate import Check
 
 PRODUCT_TOLERANCE = 1e-6  # of the largest value: a product's sums may be taken in another order
+LOGIT_TOLERANCE = 1e-5  # of the largest logit: sums over fewer channels are rounded otherwise
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,17 @@ def parity(expected: ExpectedWeights, decoded: Mapping[str, NDArray[Any]]) -> Ch
     if products:
         reason += f", {len(products)} products within {PRODUCT_TOLERANCE:g}"
     return Check("weight-parity", True, reason, evidence)
+
+
+def same_logits(artefact: Classifier, whole: Classifier, images: NDArray[np.float32]) -> Check:
+    """The artefact, whose graph the export changed, and the whole network agree on images (n, C, H, W)."""
+    expected = np.asarray(whole.logits(images))
+    difference = float(np.abs(np.asarray(artefact.logits(images)) - expected).max())
+    scale = max(1.0, float(np.abs(expected).max()))
+    evidence = {"images": len(images), "difference": difference, "largest_logit": scale}
+    same = difference <= LOGIT_TOLERANCE * scale  # so that NaN differs
+    reason = f"logits of {len(images)} images differ from the whole network's by {difference:.1g}"
+    return Check("same-logits", same, reason, evidence)
 
 
 def _difference(expected: NDArray[Any], decoded: NDArray[Any] | None, product: bool) -> tuple[int, str]:

@@ -130,6 +130,7 @@ def _metadata(manifest: Mapping[str, Any], source_digest: str) -> dict[str, str]
         return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
     return {
+        **{f"atmc_tool.{key}": text(manifest[key]) for key in ("removed", "factored") if key in manifest},
         "atmc_tool.version": __version__,
         "atmc_tool.source_sha256": source_digest,
         "atmc_tool.card": text(manifest.get("card", {})),

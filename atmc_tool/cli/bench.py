@@ -85,7 +85,7 @@ def _pair(path: Path, against: str, run: Path, folder: Path) -> list[Path]:
         model, digest = read_atmc(source), sha256(read_bytes(source, LIMITS.file_bytes))
         if path.suffix == ".atmc":
             own = folder / "exported.onnx"
-            write_atomic(own, exported(model, digest))
+            write_atomic(own, exported(model, digest)[0])
         if against == DENSE:
             other = folder / "dense.onnx"
             write_atomic(other, build_onnx(model, digest, dense=True))

@@ -271,7 +271,8 @@ def _train(job: Job, plan: Plan, measured: dict[Path, dict[str, Any]]) -> None:
 def _verify(job: Job) -> None:
     """`atmc-tool export --onnx` and `atmc-tool verify`; the verdict stands in verify.json and stops nothing."""
     target = job.folder.path / ONNX
-    write_atomic(target, exported(read_atmc(job.result), sha256(job.result.read_bytes())))
+    content, _ = exported(read_atmc(job.result), sha256(job.result.read_bytes()))
+    write_atomic(target, content)
     report, _ = verify_file(target, "auto", None, lambda _: job.config)
     write_atomic(job.folder.path / REPORT, (json.dumps(report, indent=2) + "\n").encode())
 

@@ -1,8 +1,9 @@
 """`atmc-tool export`: from model.atmc to the file that runs. Needs no torch."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,8 @@ from atmc_tool.errors import UsageError
 
 if TYPE_CHECKING:
     from atmc_tool.compressed import CompressedModel
+    from exporters.channel_removal import Removal
+    from exporters.factored_execution import Factored
 
 
 @click.command("export", epilog="Example: atmc-tool export --onnx")
@@ -41,9 +44,11 @@ def command(
 ) -> None:
     """Export model.atmc to ONNX.
 
-    --data and --data-dir matter for --int8 alone; by default the run's own data. The dense weights for the original
-    network's code: atmc-tool unpack.
+    Filters and channels that do nothing are left out, and layers of low rank run as two, where that makes the file
+    smaller or faster. --data and --data-dir matter for --int8 alone; by default the run's own data. The dense weights
+    for the original network's code: atmc-tool unpack.
     """
+    from atmc_tool.cli.render import show_line
     from atmc_tool.cli.run_folder import INT8, MODEL, ONNX, locate
     from atmc_tool.cli.settings import resolve
     from atmc_tool.files import read_bytes, sha256, write_atomic
@@ -61,24 +66,46 @@ def command(
     targets = {name: output or found.with_suffix(name.removeprefix(Path(MODEL).stem)) for name in names}
     check_free(targets.values(), overwrite)
     model, content = read_atmc(found), read_bytes(found, LIMITS.file_bytes)
-    digest, files = sha256(content), {found: content}
+    digest, files, changes = sha256(content), {found: content}, {}
     for name, path in targets.items():
         if name == ONNX:
-            files[path] = exported(model, digest, dense=onnx_format == "dense")
+            files[path], changes[path] = exported(model, digest, dense=onnx_format == "dense")
         else:
             from atmc_tool.cli.calibration import exported_int8
 
             files[path] = exported_int8(model, digest, found, resolve)
     for path in targets.values():
         write_atomic(path, files[path])
-    show_files("Exported", files, as_json)
+    facts = {path: {name: asdict(change) for name, change in each.items()} for path, each in changes.items()}
+    show_files("Exported", files, as_json, facts)
+    for path, each in changes.items():
+        for change in each.values() if not as_json else ():
+            show_line(f"{path}: {change}")
 
 
-def exported(model: "CompressedModel", source_digest: str, *, dense: bool = False) -> bytes:
-    """`model`, whose file has `source_digest`, as an ONNX file; `dense`: with plain weights."""
+def exported(
+    model: "CompressedModel", source_digest: str, *, dense: bool = False
+) -> tuple[bytes, "dict[str, Removal | Factored]"]:
+    """`model`, whose file has `source_digest`, as an ONNX file, and what was `removed` and `factored` in it, if anything.
+
+    dense: with plain weights
+    """
+    from exporters.channel_removal import remove_channels
+    from exporters.factored_execution import factor_execution
     from exporters.onnx_file import build_onnx
 
-    return build_onnx(model, source_digest, dense=dense)
+    changes: dict[str, Removal | Factored] = {}
+    content = build_onnx(model, source_digest, dense=dense)
+    small, removal = remove_channels(model)
+    if removal is not None:
+        cut = build_onnx(small, source_digest, dense=dense)
+        # what constants add to weights costs bytes, no more of them than there is speed to gain
+        if len(cut) <= removal.times * len(content):
+            model, content, changes["removed"] = small, cut, removal
+    split, factored = factor_execution(model)
+    if factored is not None:
+        content, changes["factored"] = build_onnx(split, source_digest, dense=dense), factored
+    return content, changes
 
 
 def check_free(paths: Iterable[Path], overwrite: bool) -> None:
@@ -92,14 +119,17 @@ def check_free(paths: Iterable[Path], overwrite: bool) -> None:
             raise UsageError(f"{path} exists", hint="--overwrite replaces it, -o names another file")
 
 
-def show_files(title: str, files: Mapping[Path, bytes], as_json: bool) -> None:
-    """Size and digest of the file that was read, the first, and of those that were written."""
+def show_files(
+    title: str, files: Mapping[Path, bytes], as_json: bool, more: Mapping[Path, Mapping[str, Any]] | None = None
+) -> None:
+    """Size and digest of the file that was read, the first, and of those that were written; `more` in JSON alone."""
     from atmc_tool.cli.render import show_json, show_table
     from atmc_tool.files import sha256
 
     facts = {str(path): {"bytes": len(content), "sha256": sha256(content)} for path, content in files.items()}
     if as_json:
-        source, *others = ({"path": path, **fact} for path, fact in facts.items())
+        added = {str(path): each for path, each in (more or {}).items()}
+        source, *others = ({"path": path, **fact, **added.get(path, {})} for path, fact in facts.items())
         show_json({"source": source, "files": others})
     else:
         show_table(title, ["file", "bytes", "sha256"], [[path, *fact.values()] for path, fact in facts.items()])

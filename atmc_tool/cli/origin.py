@@ -19,8 +19,11 @@ from evaluators.int8_parity import int8_parity
 from evaluators.parity import ExpectedWeights, expected_weights
 from evaluators.verification import Verification
 from exporters.atmc_file import LIMITS, read_atmc
+from exporters.channel_removal import remove_channels
+from exporters.factored_execution import factor_execution
 from exporters.float_graph import parameters
 from exporters.int8 import KEY as INT8_KEY
+from exporters.onnx_file import build_onnx
 
 PREFIX = "atmc_tool."
 RECORDED_SECTIONS = ("seed", "data", "threat_model", "evaluation", "policy")
@@ -33,9 +36,11 @@ class Origin:
     settings: configuration that its makers recorded, as a layer beneath what the user says
     metrics:  numbers recorded at compression: `dense`, `compressed`
     digests:  SHA-256 of what it was made of, as far as known
-    expected: the weights in its model.atmc, None where that is not there, or where the file rounds them to int8
+    expected: the weights in its model.atmc, as the export changed them; None where that is not there, or where the file
+              rounds them to int8
     check:    whether it was made of that model.atmc
     rounded:  of an int8 file: whether its weights are those of the model.atmc, rounded
+    whole:    that model.atmc as ONNX as it is, where the export changed it and did not round; else empty
     """
 
     settings: Mapping[str, Any]
@@ -44,11 +49,12 @@ class Origin:
     expected: ExpectedWeights | None
     check: Check
     rounded: Check | None = None
+    whole: bytes = b""
 
-    def judged(self, verification: Verification) -> Verification:
-        """The verification with this origin's checks among its checks."""
+    def judged(self, verification: Verification, *more: Check) -> Verification:
+        """The verification with this origin's checks, and `more`, among its checks."""
         rounded = {} if self.rounded is None else {self.rounded.name: self.rounded}
-        checks = (self.check, *(rounded.get(check.name, check) for check in verification.verdict.checks))
+        checks = (self.check, *more, *(rounded.get(check.name, check) for check in verification.verdict.checks))
         n = 0 if verification.clean is None else verification.clean.n
         return dataclasses.replace(verification, verdict=judge(checks, n))
 
@@ -81,9 +87,12 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     digests[str(found)] = actual
     check = _same_source(found, digest, actual)
     metrics = _metrics(measured) or metrics
+    shipped = remove_channels(compressed)[0] if "removed" in stated else compressed
+    shipped = factor_execution(shipped)[0] if "factored" in stated else shipped
     if INT8_KEY.removeprefix(PREFIX) in stated:
-        return Origin(settings, metrics, digests, None, check, int8_parity(parameters(compressed, actual), model))
-    return Origin(settings, metrics, digests, expected_weights(compressed), check)
+        return Origin(settings, metrics, digests, None, check, int8_parity(parameters(shipped, actual), model))
+    whole = build_onnx(compressed, actual) if shipped is not compressed else b""
+    return Origin(settings, metrics, digests, expected_weights(shipped), check, None, whole)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

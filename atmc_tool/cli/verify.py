@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evaluators.verification import Verification
 
 PROBABILITY = click.FloatRange(0, 1)
+COMPARED = 64  # images on which a network without some channels is compared with the whole one
 SEED = 0  # of the choice of images and of the attacks, as at compression
 
 
@@ -89,6 +90,7 @@ def verify_file(
     from atmc_tool.files import read_bytes, sha256
     from atmc_tool.settings import merge
     from evaluators.classifier import MAX_BYTES, OrtClassifier, decoded_weights, parse_onnx
+    from evaluators.parity import same_logits
     from evaluators.policy import parse_policy
     from evaluators.robustness import AttackSettings
     from evaluators.verification import Artefact, verify
@@ -125,7 +127,11 @@ def verify_file(
             progress=progress,
             spread=ranks,
         )
-    verification = origin.judged(verification)
+    compared = []
+    if origin.whole:
+        some = images.floats()[:COMPARED]
+        compared = [same_logits(first, OrtClassifier(origin.whole, provider, threads()), some)]
+    verification = origin.judged(verification, *compared)
     report = {
         "atmc_tool": __version__,
         "provider": first.provider,
