@@ -86,7 +86,7 @@ def command(
 def exported(
     model: "CompressedModel", source_digest: str, *, dense: bool = False
 ) -> tuple[bytes, "dict[str, Removal | Factored]"]:
-    """`model`, whose file has `source_digest`, as an ONNX file, and what was `removed` and `factored` in it, if anything.
+    """`model`, whose file has `source_digest`, as an ONNX file, and what was `removed` and `factored` in it.
 
     dense: with plain weights
     """
