@@ -33,6 +33,7 @@ FEW_SYMBOLS = 150_000
 """Symbols that one lane decodes in a fifth of a second."""
 
 NEARLY_FULL = 0.9
+"""Share of entries from which on columns are looked at one by one."""
 
 SAMPLE = 2**15
 """So many bytes of a longer stream tell whether level 1 is near."""
@@ -87,7 +88,7 @@ def encode(
 
 
 def _kept(index: int, factor: SparseTensor, header: FactorHeader) -> _Kept:
-    """By kernels; or column by column where whole columns of kernels are empty and the others nearly full."""
+    """By kernels; or column by column where some columns inside kernels are empty and the others nearly full."""
     shape = shape_of(header, single=True)
     kernels = Kernels.of(factor.positions, shape)
     held = extent(kernels, shape)

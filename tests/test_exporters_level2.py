@@ -301,3 +301,16 @@ def test_hostile_streams_are_refused_in_one_line(content: bytes, message: str) -
 def test_a_full_factor_has_no_symbols() -> None:
     model = decode_model(one_factor([(0, 1), (1, 1), (2, 2), (0, 0)], [2, 3], 6, FULL))
     assert model.weights["w"].dense().tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_weights_are_fitted_where_kernels_are_unlike_the_usual_ones() -> None:
+    """Entries on the diagonal: neighbours above and to the left are empty, which the usual weights do not expect."""
+    rng = np.random.default_rng(0)
+    weight = smooth(rng, (32, 32, 3, 3)).reshape(32, 32, 3, 3) * (0.05 + np.eye(3))
+    tensor = pruned(weight.reshape(32, -1), 0.15, 4)
+    header = header_of((32, 32, 3, 3), tensor)
+    kept = level2._kept(0, tensor, header)
+    weights = level2._fit([kept])
+    assert "here" in weights
+    usual, own = (level2._run([kept], chosen)[0].cost() for chosen in ({}, weights))
+    assert own + sum(len(found) for found in weights.values()) < 0.9 * usual
