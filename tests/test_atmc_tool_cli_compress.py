@@ -115,6 +115,23 @@ def test_one_line_per_epoch_where_stderr_is_no_terminal(cli: Cli, folder: Path) 
     assert cli(f"compress model.pt --epochs 1 {SHORT} -q -o quiet", folder).err == ""
 
 
+def test_low_rank_is_exported_as_two_layers_and_verified(cli: Cli, folder: Path) -> None:
+    short = f"--max-steps 1 {SHORT}"
+    assert cli(f"compress model.pt --method alr --keep 0.1 {short} -o low", folder).code == 0
+    done = cli("export low --onnx --json", folder)
+    assert done.code == 0, done.err
+    (exported,) = json.loads(done.out)["files"]
+    assert set(exported["factored"]["ranks"]) >= {"conv2.weight"}
+    assert exported["factored"]["times"] > 1.1
+    verified = cli("verify low --json", folder)
+    checks = {check["name"]: check for check in json.loads(verified.out)["verdict"]["checks"]}
+    assert checks["same-logits"]["status"] == "passed", checks["same-logits"]
+    assert checks["weight-parity"]["status"] == "passed", checks["weight-parity"]
+    content = (folder / "low" / "model.onnx").read_bytes()
+    assert b"conv2.weight.first" in content
+    assert b"conv2.weight.second" in content
+
+
 def test_a_network_that_only_guesses_is_named_as_such(cli: Cli, folder: Path) -> None:
     done = cli(f"compress model.pt --method nap --keep 0.0002 --max-steps 1 {SHORT}", folder)
     assert done.code == 0, done.err
