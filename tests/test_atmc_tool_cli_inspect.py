@@ -30,12 +30,14 @@ def facts(digits_run: Path, tmp_path: Path, cli: Cli) -> dict[str, Any]:
 def test_every_form_of_a_network_says_the_same_of_its_weights(facts: dict[str, Any], tmp_path: Path) -> None:
     layers = {suffix: {layer["name"]: layer for layer in fact["layers"]} for suffix, fact in facts.items()}
     for name, shape in WEIGHTS.items():
-        assert all(each[name]["shape"] == shape for each in layers.values())
-        compressed = [layers[suffix][name] for suffix in (".atmc", ".onnx", ".safetensors")]
+        assert all(each[name]["shape"] == shape for suffix, each in layers.items() if suffix != ".onnx")
+        compressed = [layers[suffix][name] for suffix in (".atmc", ".safetensors")]
         assert len({layer["kept"] for layer in compressed}) == 1
         assert len({layer["values"] for layer in compressed}) == 1
         assert compressed[0]["kept"] < layers[".pt"][name]["kept"]
-        assert layers[".atmc"][name]["bits"] == layers[".onnx"][name]["bits"] == 4
+        assert layers[".atmc"][name]["bits"] == 4
+        smaller = layers[".onnx"][name]["shape"]  # without channels that do nothing
+        assert all(size <= whole for size, whole in zip(smaller, shape, strict=True))
         assert layers[".pt"][name]["bytes"] == 4 * np.prod(shape)
     for suffix, fact in facts.items():
         path = tmp_path / ("model.pt" if suffix == ".pt" else f"atmc-run/model{suffix}")

@@ -302,7 +302,8 @@ def gradient(model: ModelProto, images: Images, labels: Labels, loss: str) -> Im
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(CASES) == set(RULES)
+    straight_through = {"QuantizeLinear", "DequantizeLinear"}  # test_evaluators_onnx_quantization_rules.py
+    assert set(CASES) | straight_through == set(RULES)
 
 
 @pytest.mark.parametrize(("operator", "body", "constants"), PARAMETERS)

@@ -14,7 +14,6 @@ from compressed_networks import digits_network, random_images
 from atmc_tool.files import sha256
 from exporters.atmc_file import decode_model, encode_model
 from exporters.dense import dense_safetensors, dense_torch
-from exporters.dense_onnx import dense_onnx
 from exporters.int8 import int8_onnx
 from exporters.onnx_file import build_onnx
 
@@ -26,7 +25,7 @@ for made in (
     encode_model(digits_network()),
     encode_model(model),
     build_onnx(model, digest),
-    dense_onnx(model, digest),
+    build_onnx(model, digest, dense=True),
     dense_safetensors(model),
     dense_torch(model),
     int8_onnx(model, digest, images, {"images": 64}),
