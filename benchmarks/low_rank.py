@@ -2,7 +2,7 @@
 
     python benchmarks/low_rank.py [--rounds 15]   # about two minutes on one core
 
-ResNet-18 (CIFAR stem, width 64) and VGG-16-BN, random weights, each weight replaced by its best approximation of a
+ResNet-18 (CIFAR stem, width 64) and VGG-16, random weights, each weight replaced by its best approximation of a
 quarter of its full rank, as `compress --method alr` starts; 32 × 32 images, onnxruntime on one thread, interleaved,
 median of the ratios within a round. Writes benchmarks/results/low_rank.json.
 """
@@ -30,7 +30,7 @@ from exporters.onnx_file import build_onnx
 from exporters.onnx_skeleton import trace_skeleton
 
 ROOT = Path(__file__).parents[1]
-NETWORKS = ("resnet18", "vgg16-bn")
+NETWORKS = ("resnet18", "vgg16")
 BATCHES = (1, 8)
 SHARE = 0.25  # of the full rank
 
