@@ -24,8 +24,8 @@ class ExpectedWeights:
 
     exact:    must be decoded bit for bit: weights that are one factor, and everything else that is no product
     products: weights U V + C that the graph computes, equal up to rounding
-    factors:  name of a product → its factors by name, which must be decoded bit for bit; where the graph has none of
-              them, it must hold the product itself bit for bit
+    factors:  name of a product → its factors by name, which must be decoded bit for bit, unless the graph holds plain
+              weights and none of them
     """
 
     exact: Mapping[str, NDArray[Any]]
@@ -69,11 +69,9 @@ def expected_weights(model: CompressedModel) -> ExpectedWeights:
 
 def parity(expected: ExpectedWeights, decoded: Mapping[str, NDArray[Any]]) -> Check:
     """Every expected array is decoded: same shape and type, same bits, or nearly the same value for a product."""
-    computed = {name for name, factors in expected.factors.items() if not decoded.keys().isdisjoint(factors)}
-    exact = {**expected.exact, **{name: array for name, array in expected.products.items() if name not in computed}}
-    for name in expected.products:
-        exact |= expected.factors[name] if name in computed else {}
-    products = {name: expected.products[name] for name in expected.products if name in computed}
+    exact, products = dict(expected.exact), expected.products
+    for factors in expected.factors.values():  # a graph of plain weights has none of them
+        exact |= factors if not decoded.keys().isdisjoint(factors) else {}
     differing: dict[str, str] = {}
     values = 0
     for name, array in {**exact, **products}.items():

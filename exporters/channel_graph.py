@@ -14,6 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
+from atmc_tool.errors import InputError
+
+MOST_SLOTS = 2**24  # of a network: a small hostile graph could ask for any number
+
 Slots = NDArray[np.int64]
 Kept = Callable[[Slots], NDArray[np.bool_]]  # slots → which of them stay
 
@@ -122,8 +126,14 @@ class ChannelGraph:
         return self._state[name] if name in self._state else self.constant(name)
 
     def new(self, count: int) -> Slots:
-        """`count` slots that nothing has yet."""
+        """`count` slots that nothing has yet.
+
+        Raises:
+            InputError: more than any network's graph has.
+        """
         self._n_slots += count
+        if self._n_slots > MOST_SLOTS:
+            raise InputError("the graph in the model has too many channels", expected=f"at most {MOST_SLOTS}")
         return np.arange(self._n_slots - count, self._n_slots)
 
     def channels(self, name: str) -> Channels | None:

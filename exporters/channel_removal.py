@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, SparseTensor, sparsify
-from atmc_tool.errors import InputError
 from exporters.channel_graph import ChannelGraph, Channels, Kept, Reader, Slots, read_names
 from exporters.channel_rules import RULES, summed, weighted
+from exporters.skeleton_reading import read_skeleton
 
 Mask = NDArray[np.bool_]
 BLOCK = 4  # depthwise convolutions of other numbers of channels miss the fast kernels of onnxruntime
@@ -51,7 +50,7 @@ def remove_channels(model: CompressedModel) -> tuple[CompressedModel, Removal | 
     Raises:
         InputError: the graph in `model` is damaged.
     """
-    proto = _read(model.skeleton)
+    proto = read_skeleton(model.skeleton)
     state = model.state()
     if not all(_fits(info, state) for info in proto.graph.input[1:]):
         return model, None  # for the exporter to refuse, which says what does not fit
@@ -88,18 +87,6 @@ def remove_channels(model: CompressedModel) -> tuple[CompressedModel, Removal | 
         manifest={**model.manifest, "removed": asdict(removal)},
     )
     return small, removal
-
-
-def _read(content: bytes) -> ModelProto:
-    try:
-        proto = onnx.load_model_from_string(content)
-        onnx.checker.check_model(proto, full_check=True)
-    except (DecodeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the graph in the model is damaged: {reason}") from error
-    if not proto.graph.input or len(proto.graph.output) != 1:
-        raise InputError("the graph in the model is damaged", expected="an image and one output")
-    return proto
 
 
 def _fits(info: onnx.ValueInfoProto, state: Mapping[str, NDArray[Any]]) -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from exporters.channel_graph import ChannelGraph, Channels, Kept, Reader, Work, attribute, is_float
+from exporters.channel_graph import MOST_SLOTS, ChannelGraph, Channels, Kept, Reader, Work, attribute, is_float
 
 Rule = Callable[[ChannelGraph, NodeProto], bool]
 Floats = NDArray[np.float64]
@@ -218,6 +218,8 @@ def flatten(graph: ChannelGraph, node: NodeProto) -> bool:
         return False
     places = int(np.prod([size or 0 for size in before[2:]]))
     if not places or after[1] != len(x.slots) * places:
+        return False
+    if after[1] > MOST_SLOTS:
         return False
     slots = np.repeat(x.slots, places)
     if node.op_type == "Flatten":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, SparseTensor, sparsify
+from exporters.skeleton_reading import read_skeleton
 
 BLOCK = 16  # channels that a processor works on at once (AVX-512); fewer take the same time
 TRAFFIC = 30  # multiply-adds in the time that it takes to write a value and read it again
@@ -39,8 +40,11 @@ def factor_execution(model: CompressedModel) -> tuple[CompressedModel, Factored 
 
     Logits are equal but for rounding. What has C, is used twice, or belongs to another operator than Conv without
     groups and Gemm, stays as it is. None where all does; then the model is the same object. Deterministic.
+
+    Raises:
+        InputError: the graph in `model` is damaged.
     """
-    proto = onnx.load_model_from_string(model.skeleton)
+    proto = read_skeleton(model.skeleton)
     graph = proto.graph
     uses = [name for node in graph.node for name in node.input]
     parameters = {info.name for info in graph.input[1:]}
@@ -92,11 +96,14 @@ def layer_operations(m: int, n: int) -> int:
 
 
 def operations(proto: ModelProto) -> int:
-    """`layer_operations` of every Conv and Gemm of a graph for one image, at all positions of their outputs."""
+    """`layer_operations` of every Conv and Gemm of a graph for one image, at all positions of their outputs.
+
+    Where the shape of an output is not known, as behind operators that ONNX infers nothing about, at one position.
+    """
     known = onnx.ModelProto()
     known.CopyFrom(proto)
     known.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    graph = onnx.shape_inference.infer_shapes(known, strict_mode=True).graph
+    graph = onnx.shape_inference.infer_shapes(known).graph
     shapes = {
         info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
         for info in (*graph.input, *graph.value_info, *graph.output)
@@ -105,7 +112,8 @@ def operations(proto: ModelProto) -> int:
     for node in graph.node:
         if _weight_name(node):
             m, *rest = shapes[node.input[1]]
-            total += layer_operations(m, int(np.prod(rest))) * int(np.prod(shapes[node.output[0]][2:]))
+            positions = int(np.prod(shapes.get(node.output[0], [])[2:]))
+            total += layer_operations(m, int(np.prod(rest))) * max(1, positions)
     return total
 
 

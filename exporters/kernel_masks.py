@@ -65,6 +65,13 @@ def code_kernels(coder: Mixer | Fit, shape: Shape, kept: int, held: Extent, trut
     return Kernels(rows[row] * shape.columns + columns[column], filled)
 
 
+def most_symbols(shape: Shape, held: Extent, kept: int) -> int:
+    """How many symbols code the positions of `kept` entries at the most; what is full needs none."""
+    lines = (shape.rows if held.rows < shape.rows else 0) + (shape.columns if held.columns < shape.columns else 0)
+    grid = held.rows * held.columns if held.kernels < held.rows * held.columns else 0
+    return lines + grid + (held.kernels * shape.area if kept < held.kernels * shape.area else 0)
+
+
 def _lines(coder: Mixer | Fit, length: int, held: int, truth: Ints | None) -> Ints:
     """Those of `length` rows or columns that hold an entry."""
     if held == length:

@@ -19,7 +19,7 @@ from exporters.bit_fields import FieldReader, FieldWriter
 from exporters.codebook_fields import get_codebook, put_codebook
 from exporters.entropy import FactorHeader
 from exporters.kernel_codes import RankShape, code_codes, code_signs, signs_of
-from exporters.kernel_masks import Extent, code_kernels, extent
+from exporters.kernel_masks import Extent, code_kernels, extent, most_symbols
 from exporters.kernels import Kernels, Shape
 from exporters.mixing import DEFAULT_WEIGHTS, LIGHTEST, Fit, Kind, Mixer
 from exporters.rans import Decoder, Encoder
@@ -27,6 +27,11 @@ from exporters.strict_json import brief
 
 SPARSEST = 1024
 """A factor may have so many rows, columns and kernels for each entry: else a small file could ask for any work."""
+
+MOST_SYMBOLS = 2**27
+"""Symbols of all factors together that a reader decodes."""
+
+MOST_SYMBOLS_OF_A_LANE = 2**22
 
 MOST_LANES = 2048
 FEW_SYMBOLS = 150_000
@@ -68,7 +73,12 @@ def encode(
         halves: of every F32 array of `rest`, whether it is stored in F16.
     """
     kept = [_kept(i, *pair) for i, pair in enumerate(zip(factors, headers, strict=True)) if pair[0].kept]
-    modelled = [factor for factor in kept if factor.modelled]
+    modelled, symbols = [], 0
+    for factor in kept:
+        own = _most_symbols(factor.header, factor.shape, factor.held)
+        if factor.modelled and symbols + own <= MOST_SYMBOLS:
+            modelled.append(factor)
+            symbols += own
     weights = _fit(modelled)
     encoder, costs = _run(modelled, weights)
     gains = {kept.index: _level1_gain(kept.factor, cost) for kept, cost in zip(modelled, costs, strict=True)}
@@ -110,6 +120,11 @@ def shape_of(header: FactorHeader, *, single: bool) -> Shape:
 def _work(shape: Shape, rows: int, columns: int) -> int:
     """About how many bits code a factor that has entries in so many rows and columns, beside those of its entries."""
     return shape.rows + shape.columns + rows * columns
+
+
+def _most_symbols(header: FactorHeader, shape: Shape, held: Extent) -> int:
+    """Those of the positions, and a sign and a rank for each entry."""
+    return most_symbols(shape, held, header.kept) + (2 * header.kept if header.codebook_size > 1 else 0)
 
 
 def _sides(codebook: NDArray[np.float32]) -> tuple[int, int]:
@@ -235,6 +250,9 @@ def decode(contents: Mapping[str, bytes], headers: Sequence[FactorHeader], singl
         codebooks.append(get_codebook(fields, header.codebook_size, header.name) if header.codebook_size else None)
         places.append(_get_extent(fields, header) if header.kept and not fields.get(1) else None)
         ends.append(fields.at)
+    symbols = sum(_most_symbols(h, *place) for h, place in zip(headers, places, strict=True) if place)
+    if symbols > (most := MOST_SYMBOLS_OF_A_LANE if lanes == 1 else MOST_SYMBOLS):
+        raise InputError("the coded stream holds too many symbols", expected=f"at most {most}", got=symbols)
     decoder = _decoder(contents["coded"][fields.end() :], lanes, any(places))
     plain = _Plain.of(contents, [header for header, place in zip(headers, places, strict=True) if place is None])
     values = entropy.split(entropy.decode_floats(contents["values"]), [h.kept for h in headers if not h.codebook_size])

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, ValueInfoProto, helper
 
 from atmc_tool import __version__
@@ -15,6 +13,7 @@ from atmc_tool.errors import InputError
 from exporters.onnx_builder import GraphBuilder
 from exporters.onnx_decoders import Decoder, Stored, choose
 from exporters.onnx_functions import DOMAIN, VERSION, with_callees
+from exporters.skeleton_reading import read_skeleton
 
 
 def build_onnx(model: CompressedModel, source_digest: str, *, dense: bool = False) -> bytes:
@@ -30,7 +29,7 @@ def build_onnx(model: CompressedModel, source_digest: str, *, dense: bool = Fals
     Raises:
         InputError: the graph in `model` is damaged, or does not fit its weights.
     """
-    proto = _skeleton(model.skeleton)
+    proto = read_skeleton(model.skeleton)
     skeleton = proto.graph
     parameters = list(skeleton.input)[1:]
     graph = GraphBuilder(_names(proto, model.weights))
@@ -55,18 +54,6 @@ def build_onnx(model: CompressedModel, source_digest: str, *, dense: bool = Fals
     helper.set_model_props(proto, _metadata(model.manifest, source_digest))
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def _skeleton(content: bytes) -> ModelProto:
-    try:
-        proto = onnx.load_model_from_string(content)
-        onnx.checker.check_model(proto, full_check=True)
-    except (DecodeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the graph in the model is damaged: {reason}") from error
-    if not proto.graph.input or len(proto.graph.output) != 1:
-        raise InputError("the graph in the model is damaged", expected="an image and one output")
-    return proto
 
 
 def _names(proto: ModelProto, weights: Mapping[str, CompressedWeight]) -> Iterable[str]:

@@ -20,6 +20,7 @@ from atmc_tool.errors import InputError
 BIT, RANK = 16, 14
 """M of a bit and of a rank."""
 
+PART = 2**16  # symbols that one lane takes at a time
 START = 1 << 16
 """Every state before the first symbol is encoded, and after the last one is decoded."""
 
@@ -167,18 +168,19 @@ class Decoder:
         """`bits` in plain integers, which NumPy is slower than where there are few lanes."""
         x, out = int(self._states[0]), bytearray(len(ones))
         words, at = self._words.data, self.at
-        for i, p in enumerate(ones.tolist()):
-            slot = x & 0xFFFF
-            if slot < p:
-                out[i] = 1
-                x = p * (x >> 16) + slot
-            else:
-                x -= p * ((x >> 16) + 1)
-            if x < START:
-                if at == len(words):
-                    raise InputError("the coded stream ends too early")
-                x = x << 16 | words[at]
-                at += 1
+        for begin in range(0, len(ones), PART):  # a list takes far more memory than an array
+            for i, p in enumerate(ones[begin : begin + PART].tolist(), begin):
+                slot = x & 0xFFFF
+                if slot < p:
+                    out[i] = 1
+                    x = p * (x >> 16) + slot
+                else:
+                    x -= p * ((x >> 16) + 1)
+                if x < START:
+                    if at == len(words):
+                        raise InputError("the coded stream ends too early")
+                    x = x << 16 | words[at]
+                    at += 1
         self._states[0], self.at = x, at
         return np.frombuffer(out, np.bool_)
 
@@ -188,21 +190,24 @@ class Decoder:
         owner: NDArray[np.uint32],
         frequency: NDArray[np.uint32],
         start: NDArray[np.uint32],
-    ) -> list[int]:
+    ) -> NDArray[np.int64]:
         """Cells (n,) of `ranks`, in plain integers."""
-        x, cells = int(self._states[0]), []
+        x, cells = int(self._states[0]), np.empty(len(row), np.int64)
         words, at = self._words.data, self.at
         owners, frequencies, starts = owner.data, frequency.tolist(), start.tolist()
-        for first in row.tolist():
-            slot = x & (1 << RANK) - 1
-            cell = owners[first + slot]
-            cells.append(cell)
-            x = frequencies[cell] * (x >> RANK) + slot - starts[cell]
-            if x < START:
-                if at == len(words):
-                    raise InputError("the coded stream ends too early")
-                x = x << 16 | words[at]
-                at += 1
+        for begin in range(0, len(row), PART):
+            found = []
+            for first in row[begin : begin + PART].tolist():
+                slot = x & (1 << RANK) - 1
+                cell = owners[first + slot]
+                found.append(cell)
+                x = frequencies[cell] * (x >> RANK) + slot - starts[cell]
+                if x < START:
+                    if at == len(words):
+                        raise InputError("the coded stream ends too early")
+                    x = x << 16 | words[at]
+                    at += 1
+            cells[begin : begin + PART] = found
         self._states[0], self.at = x, at
         return cells
 

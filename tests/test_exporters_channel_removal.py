@@ -28,6 +28,7 @@ from atmc_tool.models import resolve_architecture
 from evaluators.classifier import OrtClassifier, decoded_weights, read_onnx
 from evaluators.parity import parity, same_logits
 from exporters.atmc_file import encode_model
+from exporters.channel_graph import ChannelGraph
 from exporters.channel_removal import remove_channels
 from exporters.onnx_file import build_onnx
 from exporters.onnx_skeleton import trace_skeleton
@@ -299,3 +300,12 @@ def test_the_exported_file_is_compared_with_the_same_removal(cli: Cli, tmp_path:
 def test_needs_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = sys.modules['onnxscript'] = None; import exporters.channel_removal"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_a_graph_of_endless_channels_is_refused() -> None:
+    """As a pad of channels can ask for in a few bytes."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    graph = ChannelGraph(onnx.load_model_from_string(trace_skeleton(network, (1, 2, 2), 3, [0.0], [1.0])), {})
+    assert len(graph.new(5)) == 5
+    with pytest.raises(InputError, match="too many channels"):
+        graph.new(2**40)

@@ -1,6 +1,7 @@
 """Layers of low rank run as two small ones: the same logits, and only where that is less work."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
+from atmc_tool.errors import InputError
 from exporters.factored_execution import factor_execution, layer_operations, operations
 from exporters.onnx_file import build_onnx
 from exporters.onnx_skeleton import trace_skeleton
@@ -141,6 +143,31 @@ def test_what_does_not_fit_or_pay_stays(network: nn.Module, ranks: dict[str, int
     same, factored = factor_execution(model)
     assert factored is None
     assert same is model
+
+
+def test_layers_behind_what_onnx_knows_nothing_of_are_split_too() -> None:
+    """It infers no shape behind a group normalisation."""
+    network = nn.Sequential(
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.GroupNorm(4, 64),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+    model = compressed(network, (64, 6, 6), {"0.weight": 4, "2.weight": 4})
+    small, factored = factor_execution(model)
+    assert factored is not None
+    assert set(factored.ranks) == {"0.weight", "2.weight"}
+    assert factored.times > 1
+    images = np.random.default_rng(2).random((2, 64, 6, 6), np.float32)
+    assert np.abs(logits(model, images) - logits(small, images)).max() <= 1e-5
+
+
+def test_a_damaged_graph_is_named() -> None:
+    model = compressed(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (1, 2, 2), {})
+    with pytest.raises(InputError, match="graph in the model is damaged"):
+        factor_execution(replace(model, skeleton=b"\xff\xff\xff"))
 
 
 def test_the_same_network_gives_the_same_bytes() -> None:

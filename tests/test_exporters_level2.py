@@ -283,6 +283,7 @@ FULL = struct.pack("<2H", 1, 0)
         (one_factor([(1, 1), (1, 1)], [2, 3], 6), "unused bits"),
         (one_factor([(0, 1), (2047, 11), (2047, 11), (0, 1)], [4096, 4096], 2048, FULL), "too few entries"),
         (one_factor([(0, 1), (0, 0), (0, 0), (0, 0)], [2**20, 2**10], 1, FULL), "too few entries"),
+        (one_factor([(0, 1), (2**16 - 1, 16)], [1, 2**23], 2**16, FULL), "too many symbols"),
         (one_factor([(1, 1), (0, 2), (0, 31)], [2, 3], 0, size=2), "ends inside"),
         (one_factor([(0, 1), (0, 1), (0, 15)], [2, 3], 0, size=1), "zero or not finite"),
         (one_factor([(0, 1), (2, 2), (31744, 15), (0, 5)], [2, 3], 0, size=2), "ends inside|not finite"),

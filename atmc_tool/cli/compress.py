@@ -161,7 +161,7 @@ def run_compression(
     weights = method.compressed()
     rest = {name: array for name, array in arrays(own_state(network)).items() if name not in weights}
     if config.compress.bits is not None:
-        rest = shipped_rest(start, feasibility, weights, rest, device)
+        rest = ranks.from_first(lambda: shipped_rest(start, feasibility, weights, rest, device))
     model = CompressedModel(weights, rest, start.skeleton, {})
     shipped = {name: torch.from_numpy(array).to(device) for name, array in model.state().items()}
 

@@ -44,9 +44,9 @@ def command(
 ) -> None:
     """Export model.atmc to ONNX.
 
-    Filters and channels that do nothing are left out, and layers of low rank run as two, where that makes the file
-    smaller or faster. --data and --data-dir matter for --int8 alone; by default the run's own data. The dense weights
-    for the original network's code: atmc-tool unpack.
+    Filters and channels that do nothing are left out of --onnx, and layers of low rank run as two there, where that
+    makes the file smaller or faster. --data and --data-dir matter for --int8 alone; by default the run's own data. The
+    dense weights for the original network's code: atmc-tool unpack.
     """
     from atmc_tool.cli.render import show_line
     from atmc_tool.cli.run_folder import INT8, MODEL, ONNX, locate
