@@ -44,8 +44,8 @@ def command(
 ) -> None:
     """Export model.atmc to ONNX.
 
-    Filters and channels that do nothing are left out of --onnx, and layers of low rank run as two there, where that
-    makes the file smaller or faster. --data and --data-dir matter for --int8 alone; by default the run's own data. The
+    Filters and channels that do nothing are left out, and with --onnx layers of low rank run as two, where that makes
+    the file smaller or faster. --data and --data-dir matter for --int8 alone; by default the run's own data. The
     dense weights for the original network's code: atmc-tool unpack.
     """
     from atmc_tool.cli.render import show_line
@@ -72,8 +72,9 @@ def command(
             files[path], changes[path] = exported(model, digest, dense=onnx_format == "dense")
         else:
             from atmc_tool.cli.calibration import exported_int8
+            from exporters.channel_removal import remove_channels
 
-            files[path] = exported_int8(model, digest, found, resolve)
+            files[path] = exported_int8(remove_channels(model)[0], digest, found, resolve)
     for path in targets.values():
         write_atomic(path, files[path])
     facts = {path: {name: asdict(change) for name, change in each.items()} for path, each in changes.items()}

@@ -12,7 +12,7 @@ from atmc_tool.errors import UsageError
 @click.command("unpack", epilog="Example: atmc-tool unpack atmc-run/model.atmc -o model.safetensors")
 @click.argument("source", metavar="[RUN|model.atmc]", type=PATH, required=False)
 @click.option("-o", "--output", type=PATH, help="A .safetensors or .pt; default: model.safetensors beside model.atmc.")
-@click.option("--shrink", is_flag=True, help="Without the filters and channels that do nothing, and without the model card.")
+@click.option("--shrink", is_flag=True, help="Without filters and channels that do nothing, and without the card.")
 @click.option("--overwrite", is_flag=True, help="Replace the output where it is already there.")
 @setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
 @config_sources
