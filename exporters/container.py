@@ -69,7 +69,7 @@ def read_container(content: bytes, limits: Limits) -> tuple[dict[str, NDArray[np
     start = header_end(content)
     longest = min(len(content), 8 + limits.header_bytes)
     if start > longest:
-        hint = "the file is cut off, or it is not a safetensors file"
+        hint = "the file is cut off, or it is no .atmc file"
         raise InputError("header is too long", expected=f"at most {longest - 8} bytes", got=f"{start - 8}", hint=hint)
     header = parse_json(content[8:start], "header")
     if not isinstance(header, dict):
