@@ -1,6 +1,6 @@
 """Damaged and hostile files: 100,000 mutants of `.atmc` files, each read in full.
 
-    python benchmarks/mutations.py [FILE.atmc ...] [--count 100000]   # ten minutes on a core for a small network
+    python benchmarks/mutations.py [FILE.atmc ...] [--count 100000]   # over an hour on a core for a small network
 
 Without files, of a network like that of digits (52,768 weights, 5 % kept, 4 bits). `tests/mutations.py` says what the
 mutants are. A reading may end in InputError; a mutant of raw bytes never in another network. None may take two seconds,
