@@ -14,7 +14,6 @@ import json
 import platform
 import sys
 import time
-import tracemalloc
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +35,6 @@ LONGEST_SECONDS, MOST_MEMORY = 2.0, 4.0
 def measure(content: bytes, count: int, seed: int) -> dict[str, Any]:
     """Counts of outcomes by kind, the slowest reading, and the most memory in multiples of the honest file's."""
     honest = model_digest(decode_model(content))
-    tracemalloc.start()
     base = read(content, honest)
     outcomes: Counter[str] = Counter()
     slowest, most = 0.0, 0
@@ -51,7 +49,6 @@ def measure(content: bytes, count: int, seed: int) -> dict[str, Any]:
             continue
         outcomes[f"{kind}: {reading.outcome}"] += 1
         slowest, most = max(slowest, reading.seconds), max(most, reading.peak)
-    tracemalloc.stop()
     return {
         "bytes": len(content),
         "mutants": count,

@@ -104,11 +104,6 @@ class ChannelGraph:
     def _known(self) -> set[str]:
         return {*self._shapes, *self._constants, *self._uses}
 
-    @property
-    def n_slots(self) -> int:
-        """How many slots have been given out."""
-        return self._n_slots
-
     def shape(self, name: str) -> tuple[int | None, ...] | None:
         """Sizes of a value, None where one is not fixed; None where not even their number is known."""
         return self._shapes.get(name)

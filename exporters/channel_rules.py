@@ -190,20 +190,10 @@ def pool(graph: ChannelGraph, node: NodeProto) -> bool:
     return True
 
 
-def reduction(graph: ChannelGraph, node: NodeProto) -> bool:
-    """Means and extremes over places: the channels are what they were."""
-    x, shape = graph.channels(node.input[0]), graph.shape(node.input[0])
-    axes = graph.constant(node.input[1]) if len(node.input) == 2 else None
-    if x is None or shape is None or axes is None or not axes.size or (axes % len(shape)).min() < 2:
-        return False
-    graph.define(node.output[0], x.slots, x.constants)
-    return True
-
-
-def squeeze(graph: ChannelGraph, node: NodeProto) -> bool:
-    """Axes of places with one place come or go."""
+def places(graph: ChannelGraph, node: NodeProto) -> bool:
+    """Means and extremes over places, and axes of one place that come or go: the channels are what they were."""
     x = graph.channels(node.input[0])
-    shape = graph.shape(node.input[0] if node.op_type == "Squeeze" else node.output[0])
+    shape = graph.shape(node.output[0] if node.op_type == "Unsqueeze" else node.input[0])
     axes = graph.constant(node.input[1]) if len(node.input) == 2 else None
     if x is None or shape is None or axes is None or not axes.size or (axes % len(shape)).min() < 2:
         return False
@@ -216,12 +206,12 @@ def flatten(graph: ChannelGraph, node: NodeProto) -> bool:
     x, before, after = graph.channels(node.input[0]), graph.shape(node.input[0]), graph.shape(node.output[0])
     if x is None or before is None or after is None or len(after) != 2 or None in before[1:]:
         return False
-    places = int(np.prod([size or 0 for size in before[2:]]))
-    if not places or after[1] != len(x.slots) * places:
+    each = int(np.prod([size or 0 for size in before[2:]]))
+    if not each or after[1] != len(x.slots) * each:
         return False
     if after[1] > MOST_SLOTS:
         return False
-    slots = np.repeat(x.slots, places)
+    slots = np.repeat(x.slots, each)
     if node.op_type == "Flatten":
         if attribute(node, "axis", 1) != 1:
             return False
@@ -238,7 +228,7 @@ def flatten(graph: ChannelGraph, node: NodeProto) -> bool:
 
         if stated:
             graph.edits.append(fewer_features)
-    graph.define(node.output[0], slots, np.repeat(x.constants, places))
+    graph.define(node.output[0], slots, np.repeat(x.constants, each))
     return True
 
 
@@ -313,11 +303,11 @@ RULES: Mapping[str, Rule] = {
     "MatMul": linear,
     "MaxPool": pool,
     "Pad": pad,
-    "ReduceMax": reduction,
-    "ReduceMean": reduction,
-    "ReduceMin": reduction,
+    "ReduceMax": places,
+    "ReduceMean": places,
+    "ReduceMin": places,
     "Reshape": flatten,
     "Slice": slice_places,
-    "Squeeze": squeeze,
-    "Unsqueeze": squeeze,
+    "Squeeze": places,
+    "Unsqueeze": places,
 }

@@ -60,15 +60,16 @@ def read(content: bytes, honest: str) -> Reading:
 
     A network that is not the honest one is written and read again, and has to be itself.
     """
-    tracemalloc.reset_peak()
-    before = tracemalloc.get_traced_memory()[0]
-    started = time.perf_counter()
     model = None
+    tracemalloc.start()
+    started = time.perf_counter()
     try:
         model = decode_model(content)
     except InputError as error:
         str(error)
-    seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1] - before
+    finally:
+        seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()  # writing takes many times as long under it
     if model is None:
         return Reading("refused", seconds, peak)
     found = model_digest(model)

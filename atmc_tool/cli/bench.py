@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from atmc_tool.cli.options import PATH, as_json, config_sources, setting, verbosity
+from atmc_tool.cli.options import PATH, as_json, config_sources, run_folder, verbosity
 from atmc_tool.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ DENSE = "dense"
 @click.option("--threads", type=click.IntRange(1), help="Threads within an operator; default: as many as cores.")
 @click.option("--rounds", type=click.IntRange(2), default=7, show_default=True, help="In each of 3 processes.")
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
+@run_folder
 @config_sources
 @as_json
 @verbosity

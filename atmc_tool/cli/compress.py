@@ -199,8 +199,7 @@ def shipped_rest(
 ) -> dict[str, "NDArray[Any]"]:
     """What is not compressed, in half precision where that is harmless on images held out from training.
 
-    Where a limit in bytes can't be met otherwise, in half precision in any case. The network is what `weights` and
-    `rest` say afterwards.
+    Where a limit in bytes can't be met otherwise, in half precision in any case.
     """
     import torch
 

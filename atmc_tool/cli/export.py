@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atmc_tool.cli.options import PATH, as_json, config_sources, data, setting, verbosity
+from atmc_tool.cli.options import PATH, as_json, config_sources, data, run_folder, verbosity
 from atmc_tool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @data
 @click.option("-o", "--output", type=PATH, help="Default: model.onnx or model.int8.onnx beside model.atmc.")
 @click.option("--overwrite", is_flag=True, help="Replace the output where it is already there.")
-@setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
+@run_folder
 @config_sources
 @as_json
 @verbosity

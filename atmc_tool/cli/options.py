@@ -11,7 +11,6 @@ from atmc_tool.cli.launch import is_first
 from atmc_tool.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
-DEFAULT_RUN = Path("atmc-run")
 _META = "atmc_tool"
 
 
@@ -211,4 +210,5 @@ def is_verbose() -> bool:
     return bool(click.get_current_context().meta.get(f"{_META}.verbose"))
 
 
+run_folder = setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")

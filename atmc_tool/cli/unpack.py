@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from atmc_tool.cli.options import PATH, as_json, config_sources, setting, verbosity
+from atmc_tool.cli.options import PATH, as_json, config_sources, run_folder, verbosity
 from atmc_tool.errors import UsageError
 
 
@@ -14,7 +14,7 @@ from atmc_tool.errors import UsageError
 @click.option("-o", "--output", type=PATH, help="A .safetensors or .pt; default: model.safetensors beside model.atmc.")
 @click.option("--shrink", is_flag=True, help="Without filters and channels that do nothing, and without the card.")
 @click.option("--overwrite", is_flag=True, help="Replace the output where it is already there.")
-@setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
+@run_folder
 @config_sources
 @as_json
 @verbosity

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atmc_tool.cli.options import BYTES, EPS, PATH, as_json, config_sources, data, setting, verbosity
+from atmc_tool.cli.options import BYTES, EPS, PATH, as_json, config_sources, data, run_folder, setting, verbosity
 from atmc_tool.errors import GateFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SEED = 0  # of the choice of images and of the attacks, as at compression
 @setting("policy.max_bytes", "--max-bytes", type=BYTES, help="Size of the file, such as 20KB.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("-o", "--output", type=PATH, help="Folder for verify.json; default: where the artefact lies.")
-@setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
+@run_folder
 @config_sources
 @as_json
 @verbosity
