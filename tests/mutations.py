@@ -14,10 +14,14 @@ import hashlib
 import json
 import lzma
 import random
+import re
+import resource
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from atmc_tool.compressed import CompressedModel
@@ -35,7 +39,7 @@ class Reading:
     """What reading a file came to.
 
     outcome: `refused`; `same`, the network of the honest file; `other`, another network
-    peak:    bytes allocated at the most, as Python and NumPy count them
+    peak:    bytes allocated at the most, as Python and NumPy count them; 0 where they were not counted
     """
 
     outcome: str
@@ -55,27 +59,52 @@ def model_digest(model: CompressedModel) -> str:
     return digest.hexdigest()
 
 
-def read(content: bytes, honest: str) -> Reading:
+def read(content: bytes, honest: str, most: int | None = None) -> Reading:
     """Read `content`; `honest` is the digest of the honest network. Any exception but InputError goes through.
 
     A network that is not the honest one is written and read again, and has to be itself.
+
+    most: bytes that the process may grow by while it reads, where MemoryError is one of those exceptions (Linux); the
+          peak is then not counted, which takes 15 times as long as reading
     """
-    model = None
-    tracemalloc.start()
-    started = time.perf_counter()
-    try:
-        model = decode_model(content)
-    except InputError as error:
-        str(error)
-    finally:
-        seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()  # writing takes many times as long under it
+    model, counts = None, [0]
+    with _counted(counts) if most is None else bounded(most):
+        started = time.perf_counter()
+        try:
+            model = decode_model(content)
+        except InputError as error:
+            str(error)
+        seconds = time.perf_counter() - started
     if model is None:
-        return Reading("refused", seconds, peak)
+        return Reading("refused", seconds, counts[0])
     found = model_digest(model)
     if found != honest:
         assert model_digest(decode_model(encode_model(model))) == found
-    return Reading("same" if found == honest else "other", seconds, peak)
+    return Reading("same" if found == honest else "other", seconds, counts[0])
+
+
+@contextmanager
+def _counted(counts: list[int]) -> Iterator[None]:
+    """The peak of what is allocated, in bytes, as the only one of `counts`."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        counts[0] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+
+@contextmanager
+def bounded(most: int) -> Iterator[None]:
+    """The process can't grow by more than `most` bytes (Linux)."""
+    used = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert used is not None
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(used[1]) + most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def mutants(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:

@@ -2,10 +2,12 @@
 
 import itertools
 import random
+import sys
 from collections import Counter
 
+import numpy as np
 import pytest
-from mutations import damaged, model_digest, mutants, read, sealed
+from mutations import bounded, damaged, model_digest, mutants, read, sealed
 from test_exporters_atmc_file import GOLDEN_MODEL, digits_like
 
 from atmc_tool.compressed import CompressedModel
@@ -42,3 +44,13 @@ def test_a_sealed_file_that_says_the_same_is_the_same() -> None:
     outcomes = {read(sealed(content, random.Random(seed)), honest).outcome for seed in range(60)}
     assert "same" in outcomes
     assert damaged(content, random.Random(0)) != content
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's limit is Linux's")
+def test_a_reading_can_be_kept_from_growing() -> None:
+    """So that a benchmark that says nothing grew is one that would have said so."""
+    with bounded(4_000_000):
+        np.ones(100_000)
+        with pytest.raises(MemoryError):
+            np.ones(2_000_000)
+    np.ones(2_000_000)
