@@ -25,7 +25,7 @@ from pipeline import processor
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from mutations import model_digest, mutants, read  # noqa: E402  # from tests/
+from mutations import keep_little, model_digest, mutants, read  # noqa: E402  # from tests/
 from test_exporters_atmc_file import digits_like  # noqa: E402
 
 from exporters.atmc_file import decode_model, encode_model  # noqa: E402
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    keep_little()
     contents = {path.name: path.read_bytes() for path in arguments.files}
     found = {
         name: measure(content, arguments.count, arguments.seed)

@@ -10,6 +10,7 @@ A mutant of the first kind must be refused, or hold the very network of the hone
 file that anybody could have made: it may be a network of its own, but one that can be written and read again.
 """
 
+import ctypes
 import hashlib
 import json
 import lzma
@@ -32,6 +33,7 @@ from exporters.container import Limits, read_container, write_container
 NUMBERS = (0, 1, 2, 3, 7, 255, 256, 257, 2**15, 2**16, 2**20, 2**26, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 10**40)
 LZMA2 = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**20}]
 KINDS = ("raw", "sealed")
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,17 @@ def _counted(counts: list[int]) -> Iterator[None]:
         tracemalloc.stop()
 
 
+def keep_little() -> None:
+    """From now on, whatever has 64 KiB or more goes back to the system when it is freed (glibc)."""
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+
+
 @contextmanager
 def bounded(most: int) -> Iterator[None]:
-    """The process can't grow by more than `most` bytes (Linux)."""
+    """The process can't grow by more than `most` bytes (Linux).
+
+    It may use what it has freed and kept: see `keep_little`.
+    """
     used = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert used is not None
     before = resource.getrlimit(resource.RLIMIT_DATA)

@@ -2,12 +2,13 @@
 
 import itertools
 import random
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
-import numpy as np
 import pytest
-from mutations import bounded, damaged, model_digest, mutants, read, sealed
+from mutations import damaged, model_digest, mutants, read, sealed
 from test_exporters_atmc_file import GOLDEN_MODEL, digits_like
 
 from atmc_tool.compressed import CompressedModel
@@ -46,11 +47,22 @@ def test_a_sealed_file_that_says_the_same_is_the_same() -> None:
     assert damaged(content, random.Random(0)) != content
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system's limit is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_a_reading_can_be_kept_from_growing() -> None:
     """So that a benchmark that says nothing grew is one that would have said so."""
-    with bounded(4_000_000):
-        np.ones(100_000)
-        with pytest.raises(MemoryError):
-            np.ones(2_000_000)
-    np.ones(2_000_000)
+    code = """
+import numpy as np
+from mutations import bounded, keep_little
+keep_little()
+np.ones(4_000_000)  # freed
+with bounded(4_000_000):
+    np.ones(400_000)
+    try:
+        np.ones(600_000)
+    except MemoryError:
+        print("refused")
+np.ones(600_000)
+"""
+    folder = Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "refused\n"
