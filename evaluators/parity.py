@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from atmc_tool.attacks.classifier import Classifier
-from atmc_tool.compressed import CompressedModel
+from atmc_tool.compressed import CompressedModel, CompressedWeight
 from atmc_tool.errors import InputError
 from evaluators.gate import Check
 
@@ -23,9 +23,9 @@ class ExpectedWeights:
     """Arrays by the name of their value in the ONNX graph.
 
     exact:    must be decoded bit for bit: weights that are one factor, and everything else that is no product
-    products: weights U V + C that the graph computes, equal up to rounding
-    factors:  name of a product → its factors by name, which must be decoded bit for bit, unless the graph holds plain
-              weights and none of them
+    products: weights U V + C that the graph or the export computes, equal up to rounding
+    factors:  name of a product that the graph computes → its factors by name, which must be decoded bit for bit, unless
+              the graph holds plain weights and none of them
     """
 
     exact: Mapping[str, NDArray[Any]]
@@ -39,10 +39,13 @@ class ExpectedWeights:
         return [*self.exact, *factors, *self.products]
 
 
-def expected_weights(model: CompressedModel) -> ExpectedWeights:
+def expected_weights(model: CompressedModel, source: CompressedModel | None = None) -> ExpectedWeights:
     """What the graph of `model` must decode to: the parameters it takes, and the factors of products among them.
 
     A factor that multiplies an absent one is not needed, and not decoded.
+
+    source: the network that the export made `model` of; where it made one factor of a product, another processor may
+            have summed in another order
 
     Raises:
         InputError: the graph in `model` is damaged.
@@ -56,15 +59,21 @@ def expected_weights(model: CompressedModel) -> ExpectedWeights:
     factors: dict[str, dict[str, NDArray[Any]]] = {}
     for name in (name for name in parameters if name in model.weights):
         weight = model.weights[name]
-        stored = {factor: tensor.dense() for factor, tensor in weight.factors.items() if tensor.kept}
-        if weight.main not in stored:
-            stored = {factor: dense for factor, dense in stored.items() if factor == "C"}
-        if len(stored) <= 1:
-            exact[name] = weight.dense()
-        else:
+        needed = _needed(weight)
+        if len(needed) > 1:
             products[name] = weight.dense()
-            factors[name] = {f"{name}.{factor}": dense for factor, dense in stored.items()}
+            factors[name] = {f"{name}.{factor}": weight.factors[factor].dense() for factor in needed}
+        elif source is not None and name in source.weights and len(_needed(source.weights[name])) > 1:
+            products[name] = weight.dense()
+        else:
+            exact[name] = weight.dense()
     return ExpectedWeights(exact, products, factors)
+
+
+def _needed(weight: CompressedWeight) -> list[str]:
+    """The factors that W depends on."""
+    stored = [factor for factor, tensor in weight.factors.items() if tensor.kept]
+    return stored if weight.main in stored else [factor for factor in stored if factor == "C"]
 
 
 def parity(expected: ExpectedWeights, decoded: Mapping[str, NDArray[Any]]) -> Check:

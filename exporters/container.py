@@ -25,6 +25,7 @@ class Limits:
 
     file_bytes, header_bytes: of the file and of its header
     manifest_bytes, skeleton_bytes: of these two streams after decompression
+    tensors: how many weights, factors and other arrays there are; each costs up to a millisecond, however small
     elements: of all dense tensors together; kept: of all stored entries of all factors together
     """
 
@@ -32,6 +33,7 @@ class Limits:
     header_bytes: int = 2**20
     manifest_bytes: int = 2**24
     skeleton_bytes: int = 2**26
+    tensors: int = 2**14
     elements: int = 2**31
     kept: int = 2**26
 

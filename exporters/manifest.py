@@ -117,6 +117,9 @@ class Manifest(_Entry):
             if times > 1:
                 raise InputError(f"manifest names the tensor {brief(name)} twice")
         factors = self.factors()
+        if len(entries) + len(factors) > limits.tensors:
+            expected = f"at most {limits.tensors} weights, factors and other arrays"
+            raise InputError("too many tensors", expected=expected, got=len(entries) + len(factors))
         for factor in factors:
             if factor.kept > factor.elements:
                 what = f"factor {brief(factor.name)} keeps more entries than it has"

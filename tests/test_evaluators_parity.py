@@ -105,6 +105,18 @@ def test_a_graph_of_plain_weights_holds_products_as_another_processor_rounds_the
     assert list(parity(expected, decoded).evidence["differing_tensors"]) == ["fc.weight"]
 
 
+def test_a_product_that_the_export_made_one_factor_of_may_differ_by_rounding_only(model: CompressedModel) -> None:
+    """As where channels were removed and the processor that verifies sums in another order."""
+    dense = model.weights["fc.weight"].dense()
+    alone = CompressedWeight(dense.shape, {"U": sparsify(dense - np.eye(30, 10, dtype=np.float32), quantized=False)})
+    made = replace(model, weights=model.weights | {"fc.weight": alone})
+    decoded = decode(model)
+    for error, passed in ((0.5e-6, True), (2e-6, False)):
+        decoded["fc.weight"] = (alone.dense() + error * np.abs(alone.dense()).max()).astype(np.float32)
+        assert parity(expected_weights(made, model), decoded).passed is passed
+        assert parity(expected_weights(made), decoded).passed is False
+
+
 def test_negative_zero_is_not_zero(model: CompressedModel) -> None:
     decoded = decode(model)
     zeros = np.argwhere(decoded["conv.weight"] == 0)

@@ -162,6 +162,7 @@ def test_a_bomb_is_refused_before_it_is_inflated(stream: str) -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
+        (Limits(tensors=2), "expected at most 2 weights, factors and other arrays, got "),
         (Limits(elements=8), "expected at most 8 elements, got 13"),
         (Limits(kept=1), "expected at most 1, got 2"),
         (Limits(manifest_bytes=100), "expected at most 100 bytes"),

@@ -92,7 +92,7 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     if INT8_KEY.removeprefix(PREFIX) in stated:
         return Origin(settings, metrics, digests, None, check, int8_parity(parameters(shipped, actual), model))
     whole = build_onnx(compressed, actual) if shipped is not compressed else b""
-    return Origin(settings, metrics, digests, expected_weights(shipped), check, None, whole)
+    return Origin(settings, metrics, digests, expected_weights(shipped, compressed), check, None, whole)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
