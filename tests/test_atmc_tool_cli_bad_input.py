@@ -90,6 +90,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
         ("compress model.pt --resume --overwrite", 2, "--resume and --overwrite exclude each other"),
         ("compress model.pt -o model.pt", 2, "model.pt is not a folder"),
         ("unpack -o model.x", 2, "can't unpack to model.x: expected .safetensors or .pt, got .x"),
+        ("export --onnx -o model.pt", 2, "-o is no ONNX file: expected a name that ends in .onnx, got model.pt"),
         ("export --int8 --format dense", 2, "--format is of the ONNX file: expected --onnx with it"),
     ],
 )  # fmt: skip

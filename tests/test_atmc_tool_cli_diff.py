@@ -101,8 +101,19 @@ def test_files_that_can_not_be_compared(model: CompressedModel, tmp_path: Path, 
     content = encode_model(model)
     (tmp_path / "a.atmc").write_bytes(content)
     (tmp_path / "b.atmc").write_bytes(content[:-1])
-    for line, message in (("a.atmc c.atmc", "can't read c.atmc"), ("a.atmc b.atmc", "b.atmc can't be used")):
+    for line, message in (("a.atmc c.atmc", "c.atmc is not there"), ("a.atmc b.atmc", "b.atmc can't be used")):
         failed = cli(f"diff {line}", tmp_path)
         assert failed.code == 4
         assert message in failed.error
     assert cli("diff a.atmc", tmp_path).code == 2
+
+
+def test_run_folders_are_compared_by_their_files(model: CompressedModel, tmp_path: Path, cli: Cli) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.atmc").write_bytes(encode_model(model))
+    done = cli("diff a b/model.atmc", tmp_path)
+    assert (done.code, done.out.splitlines()[-1]) == (0, "equal, byte for byte")
+    failed = cli("diff a c", tmp_path)
+    assert failed.code == 4
+    assert "c/model.atmc is not there" in failed.error or "c is not there" in failed.error

@@ -12,8 +12,8 @@ DIFFERENT = 1  # the exit code, as of diff
 
 
 @click.command("diff", epilog="Example: atmc-tool diff old/model.atmc new/model.atmc")
-@click.argument("first", metavar="A.atmc", type=PATH)
-@click.argument("second", metavar="B.atmc", type=PATH)
+@click.argument("first", metavar="RUN|A.atmc", type=PATH)
+@click.argument("second", metavar="RUN|B.atmc", type=PATH)
 @as_json
 @verbosity
 def command(first: Path, second: Path, as_json: bool) -> None:
@@ -23,8 +23,9 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     """
     from atmc_tool.cli.difference import compare_files
     from atmc_tool.cli.render import show_json
+    from atmc_tool.cli.run_folder import MODEL, locate
 
-    facts = compare_files(first, second)
+    facts = compare_files(*(locate(path, path, MODEL) for path in (first, second)))
     if as_json:
         show_json(facts)
     else:

@@ -62,6 +62,8 @@ def command(
         raise UsageError("export to what?", expected="--onnx or --int8", hint=hint)
     if output is not None and len(names) > 1:
         raise UsageError("-o names one file", expected="--onnx or --int8 with it", got="both")
+    if output is not None and output.suffix != ".onnx":
+        raise UsageError("-o is no ONNX file", expected="a name that ends in .onnx", got=output)
     found = locate(source, resolve().run, MODEL)
     targets = {name: output or found.with_suffix(name.removeprefix(Path(MODEL).stem)) for name in names}
     check_free(targets.values(), overwrite)
