@@ -85,7 +85,7 @@ def check_gradients(classifier: Classifier, images: Floats, labels: Labels, batc
         useless = 0
         for first in range(0, len(images), batch_size):
             batch = slice(first, first + batch_size)
-            gradient = np.asarray(classifier.loss_gradient(images[batch], labels[batch], loss))
+            gradient = np.asarray(classifier.logits_and_gradient(images[batch], labels[batch], loss)[1])
             zero, finite = ~gradient.any((1, 2, 3)), np.isfinite(gradient).all((1, 2, 3))
             useless += int(np.count_nonzero(zero | ~finite))
         shares[loss] = useless / len(images)

@@ -16,9 +16,9 @@ class Recording(Mlp):
 
     sizes: tuple[int, ...] = ()
 
-    def loss_gradient(self, images: np.ndarray, labels: np.ndarray, loss: str) -> np.ndarray:
+    def logits_and_gradient(self, images, labels, loss, targets=None):
         self.sizes += (len(images),)
-        return super().loss_gradient(images, labels, loss)
+        return super().logits_and_gradient(images, labels, loss, targets)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Attacks of a single step, with which fast adversarial training works; both cost one `loss_gradient`."""
+"""Attacks of a single step, with which fast adversarial training works; both cost one input gradient."""
 
 from array_api_compat import array_namespace
 
@@ -33,4 +33,4 @@ def n_fgsm(
     """
     xp = array_namespace(images)
     noisy = xp.clip(images + N_NOISE * eps * noise, 0, 1)
-    return xp.clip(noisy + eps * xp.sign(classifier.loss_gradient(noisy, labels, loss)), 0, 1)
+    return xp.clip(noisy + eps * xp.sign(classifier.logits_and_gradient(noisy, labels, loss)[1]), 0, 1)

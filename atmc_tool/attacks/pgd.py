@@ -31,13 +31,13 @@ def pgd(
 
     images:  float32 (N, C, H, W) in [0, 1]; labels int64 (N,)
     noise:   (N, C, H, W) in [-1, 1]; the start is then images + eps·noise, clipped to [0, 1]. None: the images
-    Returns: adversarial images (N, C, H, W). One step costs one `loss_gradient`; nothing is read back to the host.
+    Returns: adversarial images (N, C, H, W). One step costs one input gradient; nothing is read back to the host.
     """
     xp = array_namespace(images)
     low, high = ball(images, eps)
     adversarial = images if noise is None else xp.minimum(xp.maximum(images + eps * noise, low), high)
     for _ in range(steps):
-        step = xp.sign(classifier.loss_gradient(adversarial, labels, loss))
+        step = xp.sign(classifier.logits_and_gradient(adversarial, labels, loss)[1])
         step *= step_size
         step += adversarial
         adversarial = xp.minimum(xp.maximum(step, low), high)
