@@ -6,10 +6,12 @@ Sources: Carlini et al. 2019 (arXiv:1902.06705), Athalye et al. 2018 (arXiv:1802
 import numpy as np
 
 from atmc_tool.attacks.classifier import Classifier, Loss, correct, margin
-from atmc_tool.attacks.worst_case import ROUNDING, worst_case
+from atmc_tool.attacks.standing import ROUNDING
+from atmc_tool.attacks.worst_case import worst_case
 from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, Labels, batched_logits
+from evaluators.attack_plan import AttackSettings
 from evaluators.gate import Check
-from evaluators.robustness import AttackSettings, Robustness
+from evaluators.robustness import Robustness
 from evaluators.statistics import Proportion
 
 LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")

@@ -14,6 +14,7 @@ from atmc_tool.attacks.classifier import Classifier
 from atmc_tool.errors import InputError
 from atmc_tool.threat_model import ThreatModel
 from evaluators.accuracy import Floats, Labels, accuracy, batched_logits, check_determinism, check_logits, images_digest
+from evaluators.attack_plan import AttackSettings
 from evaluators.diagnostics import (
     check_gradients,
     check_large_eps,
@@ -25,7 +26,7 @@ from evaluators.diagnostics import (
 from evaluators.gate import Check, Verdict, at_least, check_judged, drop, judge, small_enough
 from evaluators.parity import ExpectedWeights, parity
 from evaluators.policy import Policy
-from evaluators.robustness import AttackSettings, Robustness, StageProgress, attack
+from evaluators.robustness import Robustness, StageProgress, attack
 from evaluators.spread import Spread
 from evaluators.statistics import Proportion
 

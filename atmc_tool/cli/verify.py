@@ -89,10 +89,10 @@ def verify_file(
     from atmc_tool.data import test_subset
     from atmc_tool.files import read_bytes, sha256
     from atmc_tool.settings import merge
+    from evaluators.attack_plan import AttackSettings
     from evaluators.classifier import MAX_BYTES, OrtClassifier, decoded_weights, parse_onnx
     from evaluators.parity import same_logits
     from evaluators.policy import parse_policy
-    from evaluators.robustness import AttackSettings
     from evaluators.verification import Artefact, verify
 
     content = read_bytes(path, MAX_BYTES)
