@@ -57,7 +57,7 @@ def check_order(
     """Accuracy under random noise ≥ under one step (FGSM) ≥ under PGD ≥ under all attacks together."""
     images, labels = images[:SAMPLES], labels[:SAMPLES]
     n = len(labels)
-    noise = _attacked(classifier, images, labels, threat_model.eps, settings, steps=0)
+    noise = _attacked(classifier, images, labels, threat_model.eps, settings, steps=0, step_size=0.0)
     step = _attacked(
         classifier, images, labels, threat_model.eps, settings, steps=1, step_size=threat_model.eps, random_start=False
     )

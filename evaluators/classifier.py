@@ -25,6 +25,7 @@ from evaluators.onnx_graph import opset, subgraph, tensors
 from evaluators.onnx_losses import LOGITS_GRADIENTS
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
+RUNTIME: str = ort.__version__
 
 _CPU: list[Any] = ["CPUExecutionProvider"]
 _CUDA: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"}), *_CPU]  # TF32 would round factors to 10 bits

@@ -164,7 +164,7 @@ def no_worse(name: str, paired: Paired | None, margin: float | None, missing: st
 
 
 def check_judged(checks: Sequence[Check]) -> Check:
-    """A threshold judged robust accuracy, or its fall below a recorded number or a baseline. Else nothing was proved."""
+    """A threshold judged robust accuracy, or its fall below a recorded number or a baseline: else nothing is proved."""
     judges = ("min-robust", "robust-drop", "robust-loss")
     applied = [check.name for check in checks if check.name in judges and check.passed is not None]
     if applied:

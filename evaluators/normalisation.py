@@ -15,8 +15,8 @@ from evaluators.paired import pair
 SAMPLES = 256
 BETTER = 0.05  # of the accuracy: what another scale may be better by
 BETTER_SWAPPED = 0.01  # the same of another order of channels, which helps no network that knows the right one
-IMAGENET_MEAN = np.float32([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
-IMAGENET_STD = np.float32([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 3, 1, 1)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32).reshape(1, 3, 1, 1)
 
 
 def check_normalisation(classifier: Classifier, images: Floats, labels: Labels, batch_size: int) -> Check:
