@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -119,7 +120,8 @@ class OrtClassifier:
     """The classifier in an ONNX model, on NumPy arrays: images float32 (N, C, H, W), labels int64 (N,).
 
     `provider`: "cpu", "cuda", or "auto" for CUDA where it works; `threads` within an operator, None: all cores.
-    The attribute `provider` is what the session really runs on; `note` says so where "auto" could not get CUDA.
+    The attribute `provider` is what the session really runs on; `note` says so where "auto" could not get CUDA though
+    this package of onnxruntime and an NVIDIA driver are made for it.
 
     Raises:
         InputError: not a classifier, or onnxruntime can't load it.
@@ -137,7 +139,8 @@ class OrtClassifier:
         if problem and provider == "cuda":
             hint = "it needs onnxruntime-gpu and an NVIDIA GPU with driver, CUDA and cuDNN; or use the provider cpu"
             raise MissingEnvironmentError(f"onnxruntime can't use CUDA: {problem}", hint=hint)
-        self.note = f"running on the CPU, for onnxruntime can't use CUDA: {problem}" if problem else ""
+        expected = bool(problem) and _cuda_is_plausible()
+        self.note = f"running on the CPU, for onnxruntime can't use CUDA: {problem}" if expected else ""
         self._providers = _CPU if problem or provider == "cpu" else _CUDA
         self._forward = self._session(self._model)
         self.provider: Literal["cpu", "cuda"] = "cuda" if _on_cuda(self._forward) else "cpu"
@@ -267,6 +270,11 @@ def _one_line(what: str) -> Iterator[None]:
 
 def _on_cuda(session: ort.InferenceSession) -> bool:
     return "CUDAExecutionProvider" in session.get_providers()
+
+
+def _cuda_is_plausible() -> bool:
+    """Whether somebody would expect CUDA here: onnxruntime's GPU package, and an NVIDIA driver."""
+    return "CUDAExecutionProvider" in ort.get_available_providers() and shutil.which("nvidia-smi") is not None
 
 
 def _cuda_problem() -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper
@@ -269,10 +270,17 @@ def test_cuda_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(cuda_works(), reason="there is CUDA")
-def test_auto_falls_back_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("driver", [True, False])
+def test_auto_falls_back_and_says_so_where_cuda_was_to_be_expected(
+    driver: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if driver:
+        (tmp_path / "nvidia-smi").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     network = OrtClassifier(model(), "auto")
     assert network.provider == "cpu"
-    assert network.note.startswith("running on the CPU, for onnxruntime can't use CUDA: ")
+    package = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    assert network.note.startswith("running on the CPU, for onnxruntime can't use CUDA: ") == (driver and package)
     network.logits_and_gradient(*batch(n=2), "margin")
     assert capfd.readouterr() == ("", "")
 
