@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from atmc_tool.attacks.classifier import Classifier, correct
-from atmc_tool.attacks.worst_case import WorstCase, worst_case
-from atmc_tool.threat_model import ThreatModel
+from atmc_tool.attacks.standing import WorstCase
+from atmc_tool.attacks.worst_case import worst_case
+from atmc_tool.threat_model import Norm, ThreatModel
 from evaluators.accuracy import Floats, Labels, batched_logits, share
+from evaluators.attack_plan import AttackSettings
 from evaluators.gate import Check
-from evaluators.robustness import AttackResult, AttackSettings, Robustness, StageProgress
+from evaluators.robustness import AttackResult, Robustness, StageProgress
 from evaluators.statistics import Proportion
 
 SAMPLES = 256  # the first so many images
@@ -57,10 +59,9 @@ def check_order(
     """Accuracy under random noise ≥ under one step (FGSM) ≥ under PGD ≥ under all attacks together."""
     images, labels = images[:SAMPLES], labels[:SAMPLES]
     n = len(labels)
-    noise = _attacked(classifier, images, labels, threat_model.eps, settings, steps=0, step_size=0.0)
-    step = _attacked(
-        classifier, images, labels, threat_model.eps, settings, steps=1, step_size=threat_model.eps, random_start=False
-    )
+    norm, eps = threat_model.norm, threat_model.eps
+    noise = _attacked(classifier, images, labels, eps, norm, settings, steps=0, step_size=0.0)
+    step = _attacked(classifier, images, labels, eps, norm, settings, steps=1, step_size=eps, random_start=False)
     all_attacks = measured.robust if measured.robust is not None else np.zeros(0, np.bool_)
     standing = {
         "noise": int(noise.robust.sum()),
@@ -99,7 +100,7 @@ def eps_curve(
             robust = known.robust[:SAMPLES]
         else:
             robust = _attacked(
-                classifier, images, labels, eps, settings, steps=settings.steps, losses=("margin",)
+                classifier, images, labels, eps, threat_model.norm, settings, steps=settings.steps, losses=("margin",)
             ).robust
         text = threat_model.text if fraction == 1 else f"{eps:.4g}"
         points.append(CurvePoint(eps, text, name, share(np.asarray(robust), labels)))
@@ -142,7 +143,7 @@ def check_converged(
     classifier: Classifier,
     images: Floats,
     labels: Labels,
-    eps: float,
+    threat_model: ThreatModel,
     measured: Robustness,
     settings: AttackSettings,
     progress: StageProgress | None = None,
@@ -156,7 +157,8 @@ def check_converged(
         classifier,
         images[standing],
         labels[standing],
-        eps,
+        threat_model.eps,
+        threat_model.norm,
         settings,
         steps=2 * settings.steps,
         restarts=settings.restarts,
@@ -200,7 +202,13 @@ def _same_attack(attacks: Sequence[AttackResult], name: str) -> AttackResult | N
 
 
 def _attacked(
-    classifier: Classifier, images: Floats, labels: Labels, eps: float, settings: AttackSettings, **options: Any
+    classifier: Classifier,
+    images: Floats,
+    labels: Labels,
+    eps: float,
+    norm: Norm,
+    settings: AttackSettings,
+    **options: Any,
 ) -> WorstCase:
     seed = options.pop("seed", settings.seed)
-    return worst_case(classifier, images, labels, eps, seed=seed, batch_size=settings.batch_size, **options)
+    return worst_case(classifier, images, labels, eps, norm=norm, seed=seed, batch_size=settings.batch_size, **options)

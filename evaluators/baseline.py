@@ -14,9 +14,10 @@ from atmc_tool.attacks.classifier import Classifier, correct
 from atmc_tool.errors import InputError
 from atmc_tool.threat_model import ThreatModel
 from evaluators.accuracy import Floats, Labels, batched_logits, share
+from evaluators.attack_plan import AttackSettings
 from evaluators.gate import Check, no_worse
 from evaluators.paired import Paired, pair
-from evaluators.robustness import AttackSettings, Robustness, StageProgress, attack
+from evaluators.robustness import Robustness, StageProgress, attack
 from evaluators.spread import Spread
 
 Outcomes = NDArray[np.bool_]
@@ -87,7 +88,8 @@ def attacked_baseline(
             f"the baseline {file.name} has too few classes", expected=int(labels.max()) + 1, got=logits.shape[1]
         )
     own = None if progress is None else lambda stage, done, total: progress(f"baseline: {stage}", done, total)
-    measured: Robustness = attack(classifier, images, labels, threat_model.eps, settings, own, spread)
+    eps, norm = threat_model.eps, threat_model.norm
+    measured: Robustness = attack(classifier, images, labels, eps, settings, own, spread, norm)
     return Baseline(file.name, file.sha256, correct(logits, labels), measured.robust, measured.no_gradient)
 
 

@@ -64,7 +64,7 @@ def attack_checks(
         check_order(classifier, images, labels, threat_model, measured, settings),
         check_gradients(classifier, images, labels, batch),
         check_large_eps(classifier, images, labels, settings),
-        check_converged(classifier, images, labels, eps, measured, settings, progress),
+        check_converged(classifier, images, labels, threat_model, measured, settings, progress),
     ]
 
 

@@ -2,14 +2,15 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from atmc_tool.config_errors import explain
 from atmc_tool.errors import UsageError
-from atmc_tool.threat_model import Norm, parse_threat_model
+from atmc_tool.threat_model import Norm, parse_eps
 from atmc_tool.units import parse_size
+from evaluators.attack_plan import AttackName
 from evaluators.gate import CHECKS, Grade
 
 
@@ -43,7 +44,7 @@ class Policy(BaseModel):
     grade: Grade = "smoke"
     min_eps: str | None = None
     norm: Norm | None = None
-    attack: Literal["standard", "autoattack"] = "standard"
+    attack: AttackName = "standard"
     min_steps: int | None = Field(None, ge=1)
     min_restarts: int | None = Field(None, ge=1)
     allow_black_box: bool = False
@@ -68,7 +69,7 @@ class Policy(BaseModel):
         text = str(eps) if isinstance(eps, int | float) and not isinstance(eps, bool) else eps
         try:
             if isinstance(text, str):
-                parse_threat_model(text)
+                parse_eps(text)
         except UsageError as error:
             raise ValueError(str(error)) from error
         return text

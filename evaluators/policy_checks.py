@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from atmc_tool.threat_model import ThreatModel, parse_threat_model
+from atmc_tool.threat_model import ThreatModel, parse_eps
+from evaluators.attack_plan import AttackSettings
 from evaluators.gate import RELEASE_SAMPLES, Check, at_least, drop, grade, small_enough
 from evaluators.policy import Policy
-from evaluators.robustness import AttackSettings, Robustness
+from evaluators.robustness import Robustness
 from evaluators.statistics import Proportion
 
 
@@ -28,9 +29,11 @@ def check_attack_budget(policy: Policy, threat_model: ThreatModel, settings: Att
     if policy.norm is not None:
         facts["norm"] = (threat_model.norm, policy.norm, threat_model.norm == policy.norm)
     if policy.min_eps is not None:
-        least = parse_threat_model(policy.min_eps).eps
+        least = parse_eps(policy.min_eps)
         enough = threat_model.eps >= least or math.isclose(threat_model.eps, least)
         facts["eps"] = (threat_model.text, policy.min_eps, enough)
+    if policy.attack == "autoattack":
+        facts["attack"] = (settings.attack, policy.attack, settings.attack == policy.attack)
     if policy.min_steps is not None:
         facts["steps"] = (settings.steps, policy.min_steps, settings.steps >= policy.min_steps)
     if policy.min_restarts is not None:
@@ -64,7 +67,7 @@ def threshold_checks(
     pgd = robustness.white_box[0] if robustness is not None and robustness.white_box else None
     attack_conditions = {"norm": threat_model.norm, "eps": threat_model.text, "attack": "pgd"}
     if pgd is not None:
-        attack_conditions |= {name: pgd.parameters[name] for name in ("steps", "restarts")}
+        attack_conditions |= {name: pgd.parameters[name] for name in ("attack", "steps", "restarts")}
     required = policy.requires_drop
     return [
         at_least("min-clean", clean, policy.min_clean, "the outputs are no logits"),

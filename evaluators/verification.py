@@ -188,7 +188,8 @@ def verify(
         right = correct(logits, targets)
         checks.append(check_normalisation(classifier, floats, targets, settings.batch_size))
         checks.append(check_determinism(classifier, floats[:DETERMINISM_IMAGES]))
-        robustness = attack(classifier, floats, targets, threat_model.eps, settings, progress, spread)
+        eps, norm = threat_model.eps, threat_model.norm
+        robustness = attack(classifier, floats, targets, eps, settings, progress, spread, norm)
         given = (floats, targets, threat_model, robustness, settings)
         checks += attack_checks(classifier, make_classifier(), *given, policy.allow_black_box, progress)
         curve: tuple[CurvePoint, ...] = ()

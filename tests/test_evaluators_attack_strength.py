@@ -7,6 +7,7 @@ from numpy_classifiers import Masked, digits, fit
 
 from atmc_tool.threat_model import ThreatModel, parse_threat_model
 from evaluators.accuracy import Floats, Labels, share
+from evaluators.attack_plan import AttackSettings
 from evaluators.attack_strength import (
     CurvePoint,
     check_converged,
@@ -16,7 +17,7 @@ from evaluators.attack_strength import (
     check_order,
     eps_curve,
 )
-from evaluators.robustness import AttackSettings, Robustness, attack
+from evaluators.robustness import Robustness, attack
 from evaluators.statistics import Proportion
 
 SETTINGS = AttackSettings(steps=10, restarts=2, square_queries=0)
@@ -105,13 +106,13 @@ def test_losses_that_disagree_are_a_warning(measured: Robustness) -> None:
 def test_an_attack_that_was_too_short_is_a_warning(measured: Robustness) -> None:
     settings = AttackSettings(steps=2, restarts=1, step_size=EIGHT.eps / 20, square_queries=0)
     short = attack(fit(), *held_out(), EIGHT.eps, settings)
-    check = check_converged(fit(), *held_out(), EIGHT.eps, short, replace(settings, step_size=None))
+    check = check_converged(fit(), *held_out(), EIGHT, short, replace(settings, step_size=None))
     assert check.status == "warning"
     assert "raise --steps" in check.reason
-    enough = check_converged(fit(), *held_out(), EIGHT.eps, measured, SETTINGS)
+    enough = check_converged(fit(), *held_out(), EIGHT, measured, SETTINGS)
     assert enough.status == "passed"
     fallen = replace(measured, robust=np.zeros(200, np.bool_))
-    assert check_converged(fit(), *held_out(), EIGHT.eps, fallen, SETTINGS).status == "passed"
+    assert check_converged(fit(), *held_out(), EIGHT, fallen, SETTINGS).status == "passed"
 
 
 def grey(measured: Robustness, threat_model: ThreatModel = EIGHT, **changes: Any) -> Any:

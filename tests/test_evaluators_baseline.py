@@ -10,9 +10,9 @@ from numpy_classifiers import BlackBox, Mlp, digits, fit
 
 from atmc_tool.errors import InputError
 from atmc_tool.threat_model import parse_threat_model
+from evaluators.attack_plan import AttackSettings
 from evaluators.baseline import BaselineFile, packed, unpacked
 from evaluators.policy import parse_policy
-from evaluators.robustness import AttackSettings
 from evaluators.verification import Artefact, Verification, verify
 
 N = 200

@@ -47,7 +47,7 @@ def test_what_was_asked_for_survives_a_round_trip() -> None:
         ({"max_robust_loss": -0.01}, "max_robust_loss"),
         ({"grade": "gold"}, "grade"),
         ({"attack": "weak"}, "attack"),
-        ({"min_eps": "8"}, "eps is out of range"),
+        ({"min_eps": "-8/255"}, "eps is out of range"),
         ({"min_n": 0}, "min_n"),
         ({"required": ["weight-partiy"]}, "unknown check 'weight-partiy'. Hint: did you mean weight-parity"),
         ({"required": ["xyz"]}, "known: source, "),

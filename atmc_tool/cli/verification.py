@@ -22,12 +22,12 @@ from atmc_tool.errors import UsageError
 from atmc_tool.files import read_bytes, sha256
 from atmc_tool.machine import processor
 from atmc_tool.settings import merge
+from evaluators.attack_plan import AttackSettings
 from evaluators.classifier import MAX_BYTES, RUNTIME, OrtClassifier, decoded_weights, parse_onnx
 from evaluators.gate import Check
 from evaluators.held_out import check_held_out
 from evaluators.parity import same_logits
 from evaluators.policy import parse_policy
-from evaluators.robustness import AttackSettings
 from evaluators.verification import Artefact, Verification, verify
 from exporters.atmc_file import describe
 from exporters.dense import dense_bytes, gzip_dense_bytes
