@@ -96,7 +96,7 @@ def attacked_baseline(
 def recorded_baseline(file: BaselineFile, report: Mapping[str, Any], here: Mapping[str, Any]) -> Baseline:
     """The outcomes in a report; robust ones only where the attacks were the same, none where the images were others.
 
-    here: what the report on the artefact says of images, threat model, settings and attacks
+    here: what the report on the artefact says of images, threat model, settings, attacks and outcomes
 
     Raises:
         InputError: the report's outcomes are damaged.
@@ -109,9 +109,9 @@ def recorded_baseline(file: BaselineFile, report: Mapping[str, Any], here: Mappi
     what = f"{file.name} was measured with other {', '.join(name.replace('_', ' ') for name in differing)}"
     if "images" in differing:
         return Baseline(file.name, file.sha256, None, None, what)
-    n = outcomes.get("n")
-    if not isinstance(n, int) or n < 1:
-        raise InputError(f"the outcomes in {file.name} are damaged", expected="n ≥ 1 images", got=n)
+    n = here["outcomes"]["n"]
+    if outcomes.get("n") != n:
+        raise InputError(f"the outcomes in {file.name} are damaged", expected=f"{n} images", got=outcomes.get("n"))
     clean, robust = (unpacked(outcomes.get(name), n, file.name) for name in ("clean", "robust"))
     if differing:
         return Baseline(file.name, file.sha256, clean, None, what)

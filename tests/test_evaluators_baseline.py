@@ -133,10 +133,10 @@ def test_a_baseline_without_gradient_is_compared_on_clean_images_only() -> None:
     assert "Mystery" in after.baseline.problem
 
 
-@pytest.mark.parametrize("n", [0, -1, "many", 201, None])
-def test_a_damaged_report(dense: Verification, n: object) -> None:
+@pytest.mark.parametrize(("n", "bits"), [(0, None), (-1, None), ("many", None), (201, None), (None, None), (3, "4A==")])
+def test_a_damaged_report(dense: Verification, n: object, bits: str | None) -> None:
     damaged = report(dense)
-    damaged["outcomes"] = {**damaged["outcomes"], "n": n}
+    damaged["outcomes"] |= {"n": n, **({} if bits is None else {"clean": bits, "robust": bits})}
     with pytest.raises(InputError, match="damaged") as caught:
         run(fit(), BaselineFile("verify.json", "", report=damaged))
     assert "\n" not in str(caught.value)

@@ -41,19 +41,20 @@ def show_verdict(report: Mapping[str, Any], verification: "Verification", destin
 def verdict_line(report: Mapping[str, Any]) -> str:
     """The verdict with the number it is about, what failed, what warns, and what no threshold judged."""
     verdict, robust = report["verdict"], report["robust"]
-    failed, warnings = (
-        [check["name"] for check in verdict["checks"] if check["status"] == status] for status in ("failed", "warning")
-    )
+    status = {check["name"]: check["status"] for check in verdict["checks"]}
+    failed, warnings = ([name for name in status if status[name] == wanted] for wanted in ("failed", "warning"))
     words = "PASSED" if verdict["passed"] else f"FAILED ({', '.join(failed)})"
     if warnings:
         words += f" with warnings ({', '.join(warnings)})"
     model = report["threat_model"]
     number = f": robust accuracy {robust['accuracy']:.4g} ({model['norm']}, eps {model['eps']})" if robust else ""
-    smoke = ""
-    if verdict["grade"] == "smoke":
-        smoke = ", smoke test only: fewer than 512 images"
-    unset = report["policy"].get("min_robust") is None and verdict["passed"]
-    return f"verdict: {words}{number}{smoke}" + (", compared with compression only: no --min-robust" if unset else "")
+    smoke = ", smoke test only: fewer than 512 images" if verdict["grade"] == "smoke" else ""
+    unset = ""
+    if verdict["passed"] and report["policy"].get("min_robust") is None:
+        judges = {"robust-drop": "compression", "robust-loss": "a baseline"}
+        others = " and ".join(other for name, other in judges.items() if status.get(name) == "passed")
+        unset = f", compared with {others} only: no --min-robust"
+    return f"verdict: {words}{number}{smoke}{unset}"
 
 
 def _row(name: str, measured: "Proportion", dense: float | None, compressed: float | None) -> list[object]:

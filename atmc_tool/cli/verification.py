@@ -15,7 +15,7 @@ from atmc_tool.cli.data_source import data_folder, load_configured
 from atmc_tool.cli.launch import threads
 from atmc_tool.cli.origin import Origin, find_origin
 from atmc_tool.cli.render import staged
-from atmc_tool.cli.run_folder import MODEL, ONNX
+from atmc_tool.cli.run_folder import MODEL
 from atmc_tool.data import DataSet, test_subset
 from atmc_tool.data.images import Images
 from atmc_tool.errors import UsageError
@@ -122,7 +122,7 @@ def _made_of(origin: Origin, path: Path, size: int) -> dict[str, Any]:
         "gzip of the pruned dense weights": gzip_dense_bytes(origin.compressed),
         "nominal": -(-facts["totals"]["nominal_bits"] // 8),
         MODEL: len(origin.content),
-        ONNX: size,
+        path.name: size,
     }
     layers = [
         {
