@@ -180,7 +180,7 @@ def test_a_lone_file_is_verified_by_what_it_states(run: Path, cli: Cli) -> None:
     (run / "atmc-run" / "model.atmc").unlink()
     done = cli("verify lone/small.onnx -o report --json", run)
     assert done.code == 0, done.err
-    assert (run / "report" / "verify.json").exists()
+    assert (run / "report" / "small.verify.json").exists()
     statuses = {check["name"]: check["status"] for check in json.loads(done.out)["verdict"]["checks"]}
     assert statuses["clean-drop"] == statuses["robust-drop"] == "passed"
     assert statuses["source"] == statuses["weight-parity"] == "not applied"
