@@ -170,6 +170,20 @@ def test_statements_that_were_changed_are_found(run: Path, cli: Cli) -> None:
     assert {name for name, status in checks.items() if status == "failed"} == {"metadata"}
 
 
+def test_a_graph_around_the_same_weights_is_found(run: Path, cli: Cli) -> None:
+    path = run / "atmc-run" / "model.onnx"
+    model = onnx.load_model(path)
+    name = model.graph.output[0].name
+    (last,) = (node for node in model.graph.node if name in node.output)
+    last.output[0] = "unscaled"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1000), "thousand"))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["unscaled", "thousand"], [name]))
+    onnx.save_model(model, path)
+    _, checks = verdict(cli, run)
+    assert checks["weight-parity"] == checks["source"] == "passed"
+    assert checks["same-logits"] == checks["gradients"] == "failed"
+
+
 def test_test_images_that_were_trained_on_are_found(run: Path, cli: Cli) -> None:
     from atmc_tool.data import load_data
 
