@@ -273,7 +273,7 @@ def _verify(job: Job) -> None:
     target = job.folder.path / ONNX
     content, _ = exported(read_atmc(job.result), sha256(job.result.read_bytes()))
     write_atomic(target, content)
-    report, _ = verify_file(target, "auto", None, lambda _: job.config)
+    report, *_ = verify_file(target, "auto", None, lambda _: job.config)
     write_atomic(job.folder.path / REPORT, (json.dumps(report, indent=2) + "\n").encode())
 
 

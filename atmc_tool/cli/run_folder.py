@@ -44,11 +44,12 @@ class RunFolder:
     def own(self) -> list[Path]:
         """Everything that commands write here; `--overwrite` removes these and nothing else."""
         artefacts = (MODEL, ONNX, INT8, "model.safetensors")
+        reports = (REPORT, report_name(Path(INT8)))
         names = (
             "metrics.jsonl",
             *artefacts,
-            REPORT,
-            report_name(Path(INT8)),
+            *reports,
+            *(Path(name).with_suffix(".html").name for name in reports),
             RUN_REPORT,
             TENSORBOARD,
             MLFLOW,

@@ -35,7 +35,7 @@ def show_verdict(report: Mapping[str, Any], verification: "Verification", destin
     checks = [[check.name, check.status, check.reason] for check in verification.verdict.checks]
     show_table("Checks", ["check", "status", "reason"], checks, figures=False)
     show_line(verdict_line(report), bold=True)
-    show_line(f"report: {destination}")
+    show_line(f"report: {destination.with_suffix('.html')}, for programs {destination}")
 
 
 def verdict_line(report: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ from evaluators.gate import Check
 from evaluators.held_out import check_held_out
 from evaluators.parity import same_logits
 from evaluators.policy import parse_policy
+from evaluators.report.examples import Example, fooled_examples
 from evaluators.verification import Artefact, Verification, verify
 from exporters.atmc_file import describe
 from exporters.dense import dense_bytes, gzip_dense_bytes
@@ -46,8 +47,8 @@ def verify_file(
     ranks: "Ranks | None",
     resolve: "Callable[[Mapping[str, Any] | None], Config]",
     baseline: Path | None = None,
-) -> tuple[dict[str, Any], Verification]:
-    """The report on the exported file and what it rests on; of several processes, each one's.
+) -> tuple[dict[str, Any], Verification, list[Example]]:
+    """The report on the exported file, what it rests on, and images that fool it; of several processes, each one's.
 
     resolve:  what files say → the configuration
     baseline: a dense network, or the report of an earlier verification, to compare with
@@ -103,7 +104,10 @@ def verify_file(
         **_made_of(origin, path, len(content)),
         "provenance": _provenance(first.provider),
     }
-    return report, verification
+    found, examples = verification.robustness, []
+    if found is not None and found.robust is not None and found.adversarial is not None:
+        examples = fooled_examples(first, images.images, images.labels, found.robust, found.adversarial, data.class_names)
+    return report, verification, examples
 
 
 def _seen(data: DataSet) -> list[np.typing.NDArray[np.uint8]]:

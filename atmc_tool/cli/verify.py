@@ -34,7 +34,8 @@ STDOUT = Path("-")
 )
 @click.option("--baseline", type=PATH, help="A dense .onnx, or an earlier verify.json: compared image by image.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("-o", "--output", type=PATH, help="Folder for verify.json; default: where the artefact lies.")
+@click.option("--offline", is_flag=True, help="Download nothing: data that are not on this machine are an error.")
+@click.option("-o", "--output", type=PATH, help="Folder for the reports; default: where the artefact lies.")
 @click.option("--junit", type=PATH, help="Write the checks as JUnit XML.")
 @click.option("--markdown", type=PATH, help="Write a summary as Markdown; - for stdout, in place of the tables.")
 @run_folder
@@ -45,6 +46,7 @@ def command(
     artefact: Path | None,
     baseline: Path | None,
     provider: str,
+    offline: bool,
     output: Path | None,
     junit: Path | None,
     markdown: Path | None,
@@ -52,7 +54,8 @@ def command(
 ) -> None:
     """Attack the exported file itself and judge it.
 
-    Exits with 0 where every check passes and with 5 where one fails; verify.json is written in both cases.
+    Exits with 0 where every check passes and with 5 where one fails. verify.json and verify.html, for people, are
+    written in both cases.
     """
     from atmc_tool.cli.launch import is_first, joined, several
     from atmc_tool.cli.render import show_json
@@ -60,16 +63,19 @@ def command(
     from atmc_tool.cli.settings import resolve
     from atmc_tool.cli.verdict import show_verdict
     from atmc_tool.cli.verification import verify_file
+    from atmc_tool.data.download import no_downloads
     from atmc_tool.files import write_atomic
+    from evaluators.report.verify_report import verify_report
 
     if as_json and markdown == STDOUT:
         raise UsageError("--json and --markdown - both write to stdout", hint="name a file for one of them")
     path = locate(artefact, resolve().run, ONNX)
-    with joined() if several() else nullcontext() as ranks:
-        report, verification = verify_file(path, provider, ranks, resolve, baseline)
+    with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
+        report, verification, examples = verify_file(path, provider, ranks, resolve, baseline)
     destination = (output or path.parent) / report_name(path)
     if is_first():
         write_atomic(destination, (json.dumps(report, indent=2) + "\n").encode())
+        write_atomic(destination.with_suffix(".html"), verify_report(report, examples))
         _write_for_pipelines(report, junit, markdown)
         if as_json:
             show_json(report)

@@ -289,7 +289,13 @@ def _provenance(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if "atmc_tool" not in provenance:
         rows.append(("atmc_tool", report.get("atmc_tool")))
-    return [(what, str(value)) for what, value in rows if value not in (None, "", [], {})]
+    return [(what, _plain(value)) for what, value in rows if value not in (None, "", [], {})]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    return str(value)
 
 
 def _settings(report: Mapping[str, Any]) -> str:
