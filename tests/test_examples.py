@@ -42,7 +42,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.arange(160) % 4
     patterns = np.repeat(np.eye(4), 4, axis=1).reshape(4, 1, 4, 4)
     images = np.clip(0.8 * patterns[labels] + 0.1 + rng.normal(0, 0.02, (160, 1, 4, 4)), 0, 1)
-    pixels = np.rint(255 * images).astype(np.uint8)
+    pixels = np.rint(255 * images[:, 0]).astype(np.uint8)
     np.savez(folder / "images.npz", x_train=pixels[:40], y_train=labels[:40], x_test=pixels[40:], y_test=labels[40:])
     head = 8 * patterns.reshape(4, 16).T.astype(np.float32)
     model = onnx.parser.parse_model(GRAPH)
@@ -86,6 +86,7 @@ def test_the_action_verifies(policy: str, code: int, workspace: Path, tmp_path: 
     made = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"verify.json", "verify.html", "junit.xml"} <= made
     assert ElementTree.parse(tmp_path / "report" / "junit.xml").findall(".//testcase")
+    assert ("manifest.sha256" in made) == (code == 0)
     assert ("FAILED" if code else "PASSED") in summary.read_text().upper()
 
 

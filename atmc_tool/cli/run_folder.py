@@ -12,6 +12,7 @@ MODEL = "model.atmc"
 ONNX = "model.onnx"
 INT8 = "model.int8.onnx"
 REPORT = "verify.json"
+MANIFEST = "manifest.sha256"
 RUN_REPORT = "report.html"
 WRONG_KIND = {  # what users name by mistake: suffix → what it is, what to do
     **dict.fromkeys((".pt", ".pth", ".th", ".safetensors"), ("a trained network", "atmc-tool compress comes first")),
@@ -45,11 +46,13 @@ class RunFolder:
         """Everything that commands write here; `--overwrite` removes these and nothing else."""
         artefacts = (MODEL, ONNX, INT8, "model.safetensors")
         reports = (REPORT, report_name(Path(INT8)))
+        manifests = (MANIFEST, manifest_name(Path(INT8)))
         names = (
             "metrics.jsonl",
             *artefacts,
             *reports,
             *(Path(name).with_suffix(".html").name for name in reports),
+            *manifests,
             RUN_REPORT,
             TENSORBOARD,
             MLFLOW,
@@ -101,6 +104,11 @@ class RunFolder:
 def report_name(artefact: Path) -> str:
     """Name of the report on an exported file: verify.json for model.onnx, NAME.verify.json for NAME.onnx."""
     return REPORT if artefact.name == ONNX else f"{artefact.stem}.{REPORT}"
+
+
+def manifest_name(artefact: Path) -> str:
+    """Name of the list of digests that verify leaves: by the same rule as `report_name`."""
+    return MANIFEST if artefact.name == ONNX else f"{artefact.stem}.{MANIFEST}"
 
 
 def locate(path: Path | None, run: Path, name: str) -> Path:

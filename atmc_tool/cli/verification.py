@@ -106,7 +106,9 @@ def verify_file(
     }
     found, examples = verification.robustness, []
     if found is not None and found.robust is not None and found.adversarial is not None:
-        examples = fooled_examples(first, images.images, images.labels, found.robust, found.adversarial, data.class_names)
+        examples = fooled_examples(
+            first, images.images, images.labels, found.robust, found.adversarial, data.class_names
+        )
     return report, verification, examples
 
 

@@ -4,12 +4,15 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atmc_tool.cli.options import BYTES, EPS, PATH, as_json, config_sources, data, run_folder, setting, verbosity
 from atmc_tool.errors import GateFailedError, UsageError
+
+if TYPE_CHECKING:
+    from evaluators.verification import Verification
 
 PROBABILITY = click.FloatRange(0, 1)
 STDOUT = Path("-")
@@ -59,7 +62,7 @@ def command(
     """
     from atmc_tool.cli.launch import is_first, joined, several
     from atmc_tool.cli.render import show_json
-    from atmc_tool.cli.run_folder import ONNX, locate, report_name
+    from atmc_tool.cli.run_folder import ONNX, locate, manifest_name, report_name
     from atmc_tool.cli.settings import resolve
     from atmc_tool.cli.verdict import show_verdict
     from atmc_tool.cli.verification import verify_file
@@ -74,8 +77,11 @@ def command(
         report, verification, examples = verify_file(path, provider, ranks, resolve, baseline)
     destination = (output or path.parent) / report_name(path)
     if is_first():
-        write_atomic(destination, (json.dumps(report, indent=2) + "\n").encode())
-        write_atomic(destination.with_suffix(".html"), verify_report(report, examples))
+        made = {destination: (json.dumps(report, indent=2) + "\n").encode()}
+        made[destination.with_suffix(".html")] = verify_report(report, examples)
+        for target, content in made.items():
+            write_atomic(target, content)
+        _write_manifest(destination.with_name(manifest_name(path)), verification, made)
         _write_for_pipelines(report, junit, markdown)
         if as_json:
             show_json(report)
@@ -85,6 +91,21 @@ def command(
     if not verification.verdict.passed:
         reasons = "; ".join(f"{check.name}: {check.reason}" for check in failed) or "no check could be applied"
         raise GateFailedError(f"gate failed: {reasons}", hint=f"{destination} has the evidence")
+
+
+def _write_manifest(target: Path, verification: "Verification", made: Mapping[Path, bytes]) -> None:
+    """The digests of what was verified and of the reports, where the verdict is a pass; else there is no such list."""
+    from atmc_tool.cli.digests import digest_list
+    from atmc_tool.files import sha256, write_atomic
+
+    if not verification.verdict.passed:
+        target.unlink(missing_ok=True)
+        return
+    artefact = verification.artefact
+    read = {Path(artefact.name): artefact.sha256}
+    read |= {Path(name): digest for name, digest in artefact.source.items() if name != "source"}
+    written = {path: sha256(content) for path, content in made.items()}
+    write_atomic(target, digest_list(target.parent, read | written))
 
 
 def _write_for_pipelines(report: Mapping[str, Any], junit: Path | None, markdown: Path | None) -> None:

@@ -39,7 +39,7 @@ def verify_report(report: Mapping[str, Any], examples: Sequence[Example] = ()) -
         headline=_headline(report),
         smoke=verdict.get("grade") == "smoke",
         count=_count([check["status"] for check in checks]),
-        failed=[check for check in checks if check["status"] == "failed"],
+        troubles={status: [c for c in checks if c["status"] == status] for status in ("failed", "warning")},
         tiles=_tiles(report),
         sizes=_sizes(mapping(report.get("sizes"))),
         accuracies=_accuracies(report),
@@ -51,6 +51,7 @@ def verify_report(report: Mapping[str, Any], examples: Sequence[Example] = ()) -
             for e in examples
         ],
         baseline=_baseline(report),
+        paired=_paired(mapping(report.get("baseline"))),
         layers=_layers(objects(report.get("layers"))),
         checks=checks,
         provenance=_provenance(report),
@@ -59,7 +60,7 @@ def verify_report(report: Mapping[str, Any], examples: Sequence[Example] = ()) -
 
 
 def _count(statuses: Sequence[str]) -> dict[str, int]:
-    found = {status: statuses.count(status) for status in ("passed", "failed")}
+    found = {status: statuses.count(status) for status in ("passed", "failed", "warning")}
     return {**found, "other": len(statuses) - sum(found.values())}
 
 
@@ -224,6 +225,24 @@ def _baseline(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     others = [row for row in rows if any(_accuracy(value) != "–" for value in row[1:])]
     own = [("this file, worst case of all attacks", report.get("clean"), report.get("robust"))] if others else []
     return [(label, _accuracy(clean), _accuracy(robust)) for label, clean, robust in own + others]
+
+
+def _paired(baseline: Mapping[str, Any]) -> list[str]:
+    """The comparison with the baseline, image by image, in sentences."""
+    sentences = [str(baseline["problem"])] if baseline.get("problem") else []
+    for what in ("clean", "robust"):
+        facts = mapping(baseline.get(f"{what}_paired"))
+        drop, bounds = number(facts.get("drop")), facts.get("bounds_95")
+        found = [number(bound) for bound in bounds] if isinstance(bounds, list | tuple) and len(bounds) == 2 else [None]
+        if drop is None or None in found:
+            continue
+        low, high = (f"{100 * (bound or 0):.2f}" for bound in found)
+        sentences.append(
+            f"{what} accuracy: {shown(facts.get('lost'))} of {shown(facts.get('n'))} images lost, "
+            f"{shown(facts.get('gained'))} gained; it falls by {100 * drop:.2f} points (95 % bounds {low} and {high}), "
+            f"exact McNemar p {shown(facts.get('mcnemar_p'))}"
+        )
+    return sentences
 
 
 def _accuracy(value: Any) -> str:
