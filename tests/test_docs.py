@@ -20,7 +20,7 @@ from atmc_tool.settings import read_recipe, recipes
 from evaluators.gate import CHECKS
 from evaluators.policy import Policy, parse_policy
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "README.md"])
 CONFIGURATION, VERIFY, README = (ROOT / name for name in ("docs/configuration.md", "docs/verify.md", "README.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

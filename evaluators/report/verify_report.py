@@ -21,6 +21,7 @@ ATTACK_IN_WORDS = {
     "linf": "an attacker may change every pixel value by at most {eps} (pixels go from 0 to 1)",
     "l2": "an attacker may change the image by at most {eps} in Euclidean length (pixels go from 0 to 1)",
 }
+SIZE_IN_WORDS = {"nominal": "nominal: kept weights × bits, no positions, no graph"}
 MARKS = {"passed": "✓", "failed": "✗", "warning": "!"}
 
 Row = dict[str, str]
@@ -73,10 +74,12 @@ def _headline(report: Mapping[str, Any]) -> list[str]:
     allowed = ATTACK_IN_WORDS.get(str(model.get("norm")), "the threat model is {norm}, eps {eps}")
     bounds = _bounds(robust)
     between = f" (95\N{NO-BREAK SPACE}% interval {_between(*bounds)})" if bounds else ""
+    unset = mapping(report.get("policy")).get("min_robust") is None
     return [
         f"Robust accuracy: {percent(value)}{between}.",
         f"{shown(correct)} of {shown(n)} test images stay correctly classified under every attack that was tried, "
         f"where {allowed.format(eps=model.get('eps'), norm=model.get('norm'))}.",
+        *(["No least robust accuracy was required, so this says nothing of whether it is enough."] if unset else []),
     ]
 
 
@@ -110,7 +113,7 @@ def _sizes(sizes: Mapping[str, Any]) -> list[list[Row]]:
     return [
         [
             {
-                "label": name,
+                "label": SIZE_IN_WORDS.get(name, name),
                 "chart": bar(value / max(size for _, size in group)),
                 "figure": f"{value:,.0f} bytes",
                 "more": _times(order[0][1] / value) if group is known else "",
@@ -236,13 +239,17 @@ def _paired(baseline: Mapping[str, Any]) -> list[str]:
         found = [number(bound) for bound in bounds] if isinstance(bounds, list | tuple) and len(bounds) == 2 else [None]
         if drop is None or None in found:
             continue
-        low, high = (f"{100 * (bound or 0):.2f}" for bound in found)
+        low, high = (_points(bound or 0) for bound in found)
         sentences.append(
             f"{what} accuracy: {shown(facts.get('lost'))} of {shown(facts.get('n'))} images lost, "
-            f"{shown(facts.get('gained'))} gained; it falls by {100 * drop:.2f} points (95 % bounds {low} and {high}), "
+            f"{shown(facts.get('gained'))} gained; it falls by {_points(drop)} points (95 % bounds {low} and {high}), "
             f"exact McNemar p {shown(facts.get('mcnemar_p'))}"
         )
     return sentences
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:.2f}".replace("-", "−")
 
 
 def _accuracy(value: Any) -> str:
