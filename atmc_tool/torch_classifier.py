@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from atmc_tool.attacks.classifier import Loss
+from atmc_tool.attacks.losses import loss_values
 from atmc_tool.first_layer import FirstLayer
 
 
@@ -61,16 +62,23 @@ class TorchClassifier:
         self._layout = _channels_last if channels_last else Tensor.contiguous
         self._weights = {name: self._layout(weight) for name, weight in self._given.items()}
 
-    def loss_gradient(self, images: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-        """Gradient (N, C, H, W) with respect to the images of the loss summed over the batch; see `Classifier`."""
+    def logits_and_gradient(
+        self, images: Tensor, labels: Tensor, loss: Loss, targets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, classes) and the gradient (N, C, H, W) of the loss summed over the batch; see `Classifier`.
+
+        For the cross-entropy away from the labels, these may also be probabilities (N, classes).
+        """
         with torch.enable_grad():
             leaf = images.detach().requires_grad_()
             logits = self.logits(leaf)
-            if loss == "cross_entropy":
+            if loss == "cross_entropy" and targets is None:
                 total = F.cross_entropy(logits, labels, reduction="sum")
-            else:
+            elif loss == "margin" and targets is None:
                 total = margin(logits, labels).sum()
-            return torch.autograd.grad(total, leaf)[0]
+            else:
+                total = loss_values(logits, labels, loss, targets).sum()
+            return logits.detach(), torch.autograd.grad(total, leaf)[0]
 
 
 _CHANNELS_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

@@ -1,7 +1,8 @@
-"""An ONNX file as a classifier that can be attacked: logits and loss gradients by onnxruntime alone."""
+"""An ONNX file as a classifier that can be attacked: logits and gradients by onnxruntime alone."""
 
 import contextlib
 import io
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,10 +21,12 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError, InputError, MissingEnvironmentError, UsageError
 from atmc_tool.files import read_bytes
-from evaluators.onnx_gradient import LOSSES, differentiate
+from evaluators.onnx_gradient import differentiate
 from evaluators.onnx_graph import opset, subgraph, tensors
+from evaluators.onnx_losses import LOGITS_GRADIENTS
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
+RUNTIME: str = ort.__version__
 
 _CPU: list[Any] = ["CPUExecutionProvider"]
 _CUDA: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"}), *_CPU]  # TF32 would round factors to 10 bits
@@ -117,7 +120,8 @@ class OrtClassifier:
     """The classifier in an ONNX model, on NumPy arrays: images float32 (N, C, H, W), labels int64 (N,).
 
     `provider`: "cpu", "cuda", or "auto" for CUDA where it works; `threads` within an operator, None: all cores.
-    The attribute `provider` is what the session really runs on; `note` says so where "auto" could not get CUDA.
+    The attribute `provider` is what the session really runs on; `note` says so where "auto" could not get CUDA though
+    this package of onnxruntime and an NVIDIA driver are made for it.
 
     Raises:
         InputError: not a classifier, or onnxruntime can't load it.
@@ -135,11 +139,12 @@ class OrtClassifier:
         if problem and provider == "cuda":
             hint = "it needs onnxruntime-gpu and an NVIDIA GPU with driver, CUDA and cuDNN; or use the provider cpu"
             raise MissingEnvironmentError(f"onnxruntime can't use CUDA: {problem}", hint=hint)
-        self.note = f"running on the CPU, for onnxruntime can't use CUDA: {problem}" if problem else ""
+        expected = bool(problem) and _cuda_is_plausible()
+        self.note = f"running on the CPU, for onnxruntime can't use CUDA: {problem}" if expected else ""
         self._providers = _CPU if problem or provider == "cpu" else _CUDA
         self._forward = self._session(self._model)
         self.provider: Literal["cpu", "cuda"] = "cuda" if _on_cuda(self._forward) else "cpu"
-        self._gradients: dict[Loss, ort.InferenceSession] = {}
+        self._gradients: dict[tuple[Loss, bool], ort.InferenceSession] = {}
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits, float32 (N, classes).
@@ -148,30 +153,38 @@ class OrtClassifier:
             InputError: images of another shape or type.
         """
         self._check_images(images)
-        return _run(self._forward, {self.facts.input_name: images})
+        return _run(self._forward, {self.facts.input_name: images})[0]
 
-    def loss_gradient(self, images: NDArray[np.float32], labels: NDArray[np.int64], loss: Loss) -> NDArray[np.float32]:
-        """Gradient of the loss summed over the batch with respect to the images, float32 (N, C, H, W).
+    def logits_and_gradient(
+        self,
+        images: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        loss: Loss,
+        targets: NDArray[np.int64] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits, float32 (N, classes), and the gradient of the loss summed over the batch, float32 (N, C, H, W).
 
         Raises:
-            InputError: images or labels of another shape or type, or labels out of range.
+            InputError: images, labels or targets of another shape or type, or classes out of range.
             AtmcError: the graph has an operator without a gradient rule.
         """
         self._check_images(images)
-        self._check_labels(labels, len(images))
-        if loss not in LOSSES:
-            raise UsageError("unknown loss", expected=" or ".join(LOSSES), got=loss)
-        if loss not in self._gradients:
+        fed = {"labels": labels} if targets is None else {"labels": labels, "targets": targets}
+        for name, classes in fed.items():
+            self._check_classes(name, classes, len(images))
+        if loss not in LOGITS_GRADIENTS:
+            raise UsageError("unknown loss", expected=" or ".join(LOGITS_GRADIENTS), got=loss)
+        key = (loss, targets is not None)
+        if key not in self._gradients:
+            # One graph per loss: onnxruntime computes all outputs of a graph, fetched or not.
             # As floats: onnxruntime 1.31 moves quantisation through the gradient's nodes and then fails to load it.
-            self._gradients[loss] = self._session(self._gradient_model(loss), {"session.disable_quant_qdq": "1"})
-        session = self._gradients[loss]
-        names = [info.name for info in session.get_inputs()]  # a gradient that is zero reads no labels
-        return _run(session, {name: images if name == self.facts.input_name else labels for name in names})
-
-    def _gradient_model(self, loss: Loss) -> ModelProto:
-        """One graph per loss: onnxruntime computes all outputs of a graph, fetched or not."""
-        differentiated = differentiate(self._model)
-        return subgraph(differentiated, [differentiated.graph.output[1 + LOSSES.index(loss)].name])
+            differentiated = differentiate(self._model, [loss], targeted=targets is not None)
+            self._gradients[key] = self._session(differentiated, {"session.disable_quant_qdq": "1"})
+        session = self._gradients[key]
+        # The image comes first of them: initialisers, which a file may list as inputs too, are none of a session's.
+        names = [info.name for info in session.get_inputs()]
+        logits, gradient = _run(session, dict(zip(names, (images, *fed.values()), strict=True)))
+        return logits, gradient
 
     def _session(self, model: ModelProto, entries: Mapping[str, str] = MappingProxyType({})) -> ort.InferenceSession:
         options = _options()
@@ -187,12 +200,12 @@ class OrtClassifier:
         if not shape_fits or images.dtype != np.float32 or self.facts.batch not in (None, len(images)):
             raise InputError("images do not fit the network", expected=expected, got=f"{images.dtype} {images.shape}")
 
-    def _check_labels(self, labels: NDArray[Any], n: int) -> None:
-        if labels.dtype != np.int64 or labels.shape != (n,):
-            raise InputError("labels do not fit", expected=f"int64 ({n},)", got=f"{labels.dtype} {labels.shape}")
-        if labels.min() < 0 or labels.max() >= self.facts.n_classes:
-            expected, got = f"0 to {self.facts.n_classes - 1}", f"{labels.min()} to {labels.max()}"
-            raise InputError("labels out of range", expected=expected, got=got)
+    def _check_classes(self, name: str, classes: NDArray[Any], n: int) -> None:
+        if classes.dtype != np.int64 or classes.shape != (n,):
+            raise InputError(f"{name} do not fit", expected=f"int64 ({n},)", got=f"{classes.dtype} {classes.shape}")
+        if classes.min() < 0 or classes.max() >= self.facts.n_classes:
+            expected, got = f"0 to {self.facts.n_classes - 1}", f"{classes.min()} to {classes.max()}"
+            raise InputError(f"{name} out of range", expected=expected, got=got)
 
 
 def decoded_weights(model: ModelProto, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -238,10 +251,10 @@ def _load(model: ModelProto, options: ort.SessionOptions, providers: list[Any]) 
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers, enable_fallback=0)
 
 
-def _run(session: ort.InferenceSession, fed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+def _run(session: ort.InferenceSession, fed: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
     with _one_line("onnxruntime can't run the model"):
-        result: NDArray[np.float32] = session.run(None, dict(fed))[0]
-    return result
+        results: list[NDArray[np.float32]] = session.run(None, dict(fed))
+    return results
 
 
 @contextlib.contextmanager
@@ -257,6 +270,11 @@ def _one_line(what: str) -> Iterator[None]:
 
 def _on_cuda(session: ort.InferenceSession) -> bool:
     return "CUDAExecutionProvider" in session.get_providers()
+
+
+def _cuda_is_plausible() -> bool:
+    """Whether somebody would expect CUDA here: onnxruntime's GPU package, and an NVIDIA driver."""
+    return "CUDAExecutionProvider" in ort.get_available_providers() and shutil.which("nvidia-smi") is not None
 
 
 def _cuda_problem() -> str:

@@ -6,12 +6,28 @@ Sources: Carlini et al. 2019 (arXiv:1902.06705), Athalye et al. 2018 (arXiv:1802
 import numpy as np
 
 from atmc_tool.attacks.classifier import Classifier, Loss, correct, margin
-from atmc_tool.attacks.worst_case import ROUNDING, worst_case
+from atmc_tool.attacks.standing import ROUNDING
+from atmc_tool.attacks.worst_case import worst_case
+from atmc_tool.threat_model import ThreatModel
 from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, Labels, batched_logits
+from evaluators.attack_plan import AttackSettings
+from evaluators.attack_strength import check_converged, check_grey_levels, check_losses, check_order
 from evaluators.gate import Check
-from evaluators.robustness import AttackSettings, Robustness
+from evaluators.robustness import Robustness, StageProgress
 from evaluators.statistics import Proportion
 
+ATTACK_CHECKS = (
+    "white-box",
+    "perturbations",
+    "recomputed",
+    "grey-levels",
+    "white-box-strongest",
+    "losses-agree",
+    "attack-order",
+    "gradients",
+    "large-eps",
+    "converged",
+)
 LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")
 GRADIENT_SAMPLES = 512
 ZERO_GRADIENTS = 0.01  # share of samples that may have a zero or NaN gradient
@@ -20,10 +36,45 @@ LARGE_EPS_SAMPLES = 128
 STRONGER = (2, 0.002)  # samples, and share of them, by which a black-box attack may beat the white-box one
 
 
-def check_white_box(measured: Robustness) -> Check:
-    """The classifier could be attacked by its own gradient."""
+def attack_checks(
+    classifier: Classifier,
+    fresh: Classifier,
+    images: Floats,
+    labels: Labels,
+    threat_model: ThreatModel,
+    measured: Robustness,
+    settings: AttackSettings,
+    allow_black_box: bool,
+    progress: StageProgress | None,
+) -> list[Check]:
+    """One check per name in `ATTACK_CHECKS`, in that order; `fresh` is a second session of the same file."""
+    eps, batch = threat_model.eps, settings.batch_size
+    checks = [
+        check_white_box(measured, allow_black_box),
+        check_threat_model(measured, eps),
+        check_recomputed(fresh, labels, measured, batch),
+        check_grey_levels(fresh, images, labels, threat_model, measured, batch),
+        check_white_box_strongest(measured),
+        check_losses(measured),
+    ]
     if not measured.white_box:
-        return Check("white-box", False, f"no white-box attack: {measured.no_gradient}")
+        return checks + [Check(name, None, "the classifier gives no gradient") for name in ATTACK_CHECKS[len(checks) :]]
+    return [
+        *checks,
+        check_order(classifier, images, labels, threat_model, measured, settings),
+        check_gradients(classifier, images, labels, batch),
+        check_large_eps(classifier, images, labels, settings),
+        check_converged(classifier, images, labels, threat_model, measured, settings, progress),
+    ]
+
+
+def check_white_box(measured: Robustness, allow_black_box: bool = False) -> Check:
+    """The classifier could be attacked by its own gradient, or the policy is content with a black-box attack."""
+    if not measured.white_box:
+        reason = f"no white-box attack: {measured.no_gradient}"
+        if allow_black_box and measured.black_box is not None:
+            return Check("white-box", True, f"{reason}. The policy allows black-box attacks alone", warning=True)
+        return Check("white-box", False, reason)
     accuracies = {attack.name: attack.accuracy.value for attack in measured.white_box}
     text = ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
     return Check("white-box", True, f"accuracy under {text}", accuracies)
@@ -85,7 +136,7 @@ def check_gradients(classifier: Classifier, images: Floats, labels: Labels, batc
         useless = 0
         for first in range(0, len(images), batch_size):
             batch = slice(first, first + batch_size)
-            gradient = np.asarray(classifier.loss_gradient(images[batch], labels[batch], loss))
+            gradient = np.asarray(classifier.logits_and_gradient(images[batch], labels[batch], loss)[1])
             zero, finite = ~gradient.any((1, 2, 3)), np.isfinite(gradient).all((1, 2, 3))
             useless += int(np.count_nonzero(zero | ~finite))
         shares[loss] = useless / len(images)

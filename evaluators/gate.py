@@ -6,25 +6,68 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
 from atmc_tool.errors import AtmcError
-from atmc_tool.threat_model import parse_threat_model
+from atmc_tool.threat_model import parse_eps
+from evaluators.paired import Paired
 from evaluators.statistics import Proportion
 
+Grade = Literal["smoke", "release"]
+
 RELEASE_SAMPLES = 512  # below, the interval is wider than ± 4.4 points
+CHECKS = (
+    "source",
+    "metadata",
+    "same-logits",
+    "held-out",
+    "statement",
+    "weight-parity",
+    "logits",
+    "normalisation",
+    "determinism",
+    "white-box",
+    "perturbations",
+    "recomputed",
+    "white-box-strongest",
+    "gradients",
+    "large-eps",
+    "attack-order",
+    "eps-curve",
+    "losses-agree",
+    "converged",
+    "grey-levels",
+    "sample-size",
+    "attack-budget",
+    "min-clean",
+    "min-robust",
+    "clean-drop",
+    "robust-drop",
+    "clean-loss",
+    "robust-loss",
+    "max-bytes",
+    "robustness-judged",
+    "required",
+)
+"""Names of all checks, in the order in which they are reported."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One condition. `passed` is None where it could not be applied; `reason` is one line that says why."""
+    """One condition. `passed` is None where it could not be applied; `reason` is one line that says why.
+
+    warning: it holds, and yet somebody should look at it: the gate does not fail
+    """
 
     name: str
     passed: bool | None
     reason: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    warning: bool = False
 
     @property
-    def status(self) -> Literal["passed", "failed", "not applied"]:
-        """`passed` in words."""
-        return "not applied" if self.passed is None else "passed" if self.passed else "failed"
+    def status(self) -> Literal["passed", "warning", "failed", "not applied"]:
+        """`passed` and `warning` in words."""
+        if self.passed is None:
+            return "not applied"
+        return "failed" if not self.passed else "warning" if self.warning else "passed"
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -36,30 +79,60 @@ class Verdict:
     """All checks, and whether the artefact may be released. A `smoke` verdict rests on too few samples for that."""
 
     passed: bool
-    grade: Literal["smoke", "release"]
+    grade: Grade
     checks: tuple[Check, ...]
 
     @property
     def failed(self) -> tuple[Check, ...]:
         """The checks that failed."""
-        return tuple(check for check in self.checks if check.passed is False)
+        return tuple(check for check in self.checks if check.status == "failed")
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """The checks that hold with a warning."""
+        return tuple(check for check in self.checks if check.status == "warning")
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
         return {"passed": self.passed, "grade": self.grade, "checks": [check.to_json() for check in self.checks]}
 
 
-def judge(checks: Sequence[Check], n: int) -> Verdict:
+def grade(n: int) -> Grade:
+    """What a verdict on `n` samples is worth."""
+    return "release" if n >= RELEASE_SAMPLES else "smoke"
+
+
+def judge(checks: Sequence[Check], n: int, required: Sequence[str] = ()) -> Verdict:
     """Passed where at least one check was applied and none failed; `n` samples were measured.
+
+    required: names of checks that must have passed, without a warning; `required` is then one more check
 
     Raises:
         ValueError: two checks of one name.
     """
+    checks = [*checks, check_required(checks, required)]
     names = [check.name for check in checks]
     if len(set(names)) != len(names):
         raise ValueError(f"names of checks are not unique: {names}")
     applied = [check.passed for check in checks if check.passed is not None]
-    return Verdict(bool(applied) and all(applied), "release" if n >= RELEASE_SAMPLES else "smoke", tuple(checks))
+    return Verdict(bool(applied) and all(applied), grade(n), tuple(sorted(checks, key=_place)))
+
+
+def check_required(checks: Sequence[Check], required: Sequence[str]) -> Check:
+    """Every check that the policy names passed."""
+    if not required:
+        return Check("required", None, "the policy requires no check by name")
+    found = {check.name: check for check in checks}
+    missing = {name: found[name].status if name in found else "not applied" for name in required}
+    missing = {name: status for name, status in missing.items() if status != "passed"}
+    if missing:
+        text = ", ".join(f"{name} ({status})" for name, status in missing.items())
+        return Check("required", False, f"required and not passed: {text}", missing)
+    return Check("required", True, f"passed: {', '.join(required)}")
+
+
+def _place(check: Check) -> int:
+    return CHECKS.index(check.name) if check.name in CHECKS else len(CHECKS)
 
 
 def at_least(name: str, measured: Proportion | None, threshold: float | None, missing: str = "") -> Check:
@@ -75,13 +148,28 @@ def at_least(name: str, measured: Proportion | None, threshold: float | None, mi
     return Check(name, bound >= threshold, reason, {**measured.to_json(), "bound": bound, "threshold": threshold})
 
 
+def no_worse(name: str, paired: Paired | None, margin: float | None, missing: str) -> Check:
+    """The upper 95 % bound of the fall below the baseline, image by image, is at most the margin of non-inferiority."""
+    if paired is None:
+        unusable = None if margin is None else False
+        return Check(name, unusable, f"not compared: {missing}", {} if margin is None else {"margin": margin})
+    reason = (
+        f"{paired.lost} images lost and {paired.gained} gained of {paired.n} against the baseline, drop "
+        f"{paired.drop:.4f}, upper 95 % bound {paired.highest_drop:.4f}"
+    )
+    if margin is None:
+        return Check(name, None, f"no margin is set: {reason}", paired.to_json())
+    reason += f", allowed at most {margin:g}"
+    return Check(name, paired.highest_drop <= margin, reason, {**paired.to_json(), "margin": margin})
+
+
 def check_judged(checks: Sequence[Check]) -> Check:
-    """Robust accuracy was judged: by a threshold, or by its fall below a recorded number. Else nothing was proved."""
-    judges = ("min-robust", "robust-drop")
+    """A threshold judged robust accuracy, or its fall below a recorded number or a baseline: else nothing is proved."""
+    judges = ("min-robust", "robust-drop", "robust-loss")
     applied = [check.name for check in checks if check.name in judges and check.passed is not None]
     if applied:
         return Check("robustness-judged", True, f"by {' and '.join(applied)}")
-    reason = "neither a threshold nor a recorded number judges robust accuracy: give --min-robust"
+    reason = "neither a threshold nor a recorded number nor a baseline judges robust accuracy: give --min-robust"
     return Check("robustness-judged", False, reason)
 
 
@@ -136,7 +224,7 @@ def _comparable(name: str, then: Any, now: Any) -> bool:
         return isinstance(then, int) and now >= then
     if name == "eps":
         try:
-            return math.isclose(parse_threat_model(str(then)).eps, parse_threat_model(now).eps)
+            return math.isclose(parse_eps(str(then)), parse_eps(now))
         except AtmcError:
             return False
     return bool(then == now)

@@ -4,11 +4,14 @@ A PGD attack inside onnxruntime needs no second implementation of the network, s
 that ships.
 """
 
+from collections.abc import Sequence
+
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError
 from evaluators.onnx_graph import GraphBuilder, attributes, opset, reads
+from evaluators.onnx_losses import LOGITS_GRADIENTS
 from evaluators.onnx_rules import JOINS, RULES
 
 # Operators whose derivative is zero wherever it exists, and random ones that read a value for its shape alone.
@@ -21,14 +24,15 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorP
 
 _MIN_OPSET = 16  # ScatterElements adds since then
 
-LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")  # in the order of the outputs
+LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")  # unless others are asked for
 
 
-def differentiate(model: ModelProto) -> ModelProto:
-    """The model with one more input and two more outputs, which come last.
+def differentiate(model: ModelProto, losses: Sequence[Loss] = LOSSES, *, targeted: bool = False) -> ModelProto:
+    """The model with one more input and one more output for each of the losses; they come last.
 
-    Input `labels`: int64 (N,). Outputs `gradient.cross_entropy` and `gradient.margin`: float32 (N, C, H, W), gradient
-    with respect to the image of the loss summed over the batch: cross-entropy, or max over j ≠ y of z_j − z_y.
+    Input `labels`: int64 (N,); if `targeted`, another one after it: `targets`, int64 (N,). Outputs
+    `gradient.cross_entropy` and so on: float32 (N, C, H, W), gradient with respect to the image of the loss summed over
+    the batch; the losses are those of `atmc_tool.attacks.losses`.
     A name that the model has already gets underscores after it. Values that do not depend on the image are constants,
     whether they are initialisers or computed from initialisers.
 
@@ -43,36 +47,19 @@ def differentiate(model: ModelProto) -> ModelProto:
     initializers = {tensor.name for tensor in model.graph.initializer}
     image = next(info for info in model.graph.input if info.name not in initializers)
     logits = graph.model.graph.output[0].name
-    labels = graph.fresh("labels")
-    graph.model.graph.input.append(helper.make_tensor_value_info(labels, TensorProto.INT64, [None]))
+    labels, targets = graph.fresh("labels"), graph.fresh("targets") if targeted else ""
+    for name in (labels, targets) if targeted else (labels,):
+        graph.model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT64, [None]))
     active = _active(graph, image.name)
-    for loss, logits_gradient in zip(LOSSES, (_cross_entropy, _margin), strict=True):
+    for loss in losses:
         name = graph.fresh(f"gradient.{loss}")
-        gradient = _backward(graph, active, logits_gradient(graph, logits, labels), logits, image.name)
+        seed = LOGITS_GRADIENTS[loss](graph, logits, labels, targets)
+        gradient = _backward(graph, active, seed, logits, image.name)
         graph.model.graph.node.append(helper.make_node("Identity", [gradient], [name]))
         output = graph.model.graph.output.add()
         output.CopyFrom(image)
         output.name = name
     return graph.model
-
-
-def _one_hot(graph: GraphBuilder, logits: str, indices: str) -> str:
-    (depth,) = graph.sizes(logits, [1])
-    return graph.op("OneHot", indices, graph.integers([depth]), graph.floats([0, 1], logits), axis=1)
-
-
-def _cross_entropy(graph: GraphBuilder, logits: str, labels: str) -> str:
-    """softmax(z) − onehot(y), (N, classes)."""
-    return graph.op("Sub", graph.op("Softmax", logits, axis=1), _one_hot(graph, logits, labels))
-
-
-def _margin(graph: GraphBuilder, logits: str, labels: str) -> str:
-    """onehot(argmax over j ≠ y of z_j) − onehot(y), (N, classes)."""
-    label = _one_hot(graph, logits, labels)
-    is_label = graph.op("Cast", label, to=TensorProto.BOOL)
-    others = graph.op("Where", is_label, graph.floats(float("-inf"), logits), logits)
-    best = graph.op("ArgMax", others, axis=1, keepdims=0)
-    return graph.op("Sub", _one_hot(graph, logits, best), label)
 
 
 def _active(graph: GraphBuilder, image: str) -> set[str]:

@@ -1,12 +1,12 @@
 """Images spread over several processes, each of which attacks its share of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from atmc_tool.attacks.classifier import Classifier
-from atmc_tool.attacks.worst_case import WorstCase, worst_case
+from atmc_tool.attacks.standing import WorstCase
 
 T = TypeVar("T")
 
@@ -35,15 +35,15 @@ class Alone:
         return [value]
 
 
-def spread_worst_case(
-    spread: Spread, classifier: Classifier, images: Any, labels: Any, eps: float, **options: Any
-) -> WorstCase:
-    """`worst_case` of all images, NumPy arrays, in every process; what its attack finds does not depend on the shares,
-    but for rounding: the noise of an image belongs to its place among all of them."""
+def spread_attack(spread: Spread, images: Any, attack: Callable[[slice], WorstCase]) -> WorstCase:
+    """What `attack` finds on all images, NumPy arrays, in every process; each attacks its share, which is not empty.
+
+    The result does not depend on the shares, but for rounding, where the attack's random numbers belong to the images.
+    """
     share = spread.share(len(images))
     own = WorstCase(np.zeros(0, np.bool_), np.zeros(0, np.bool_), images[:0], 0, 0.0)
     if share.start < share.stop:
-        own = worst_case(classifier, images[share], labels[share], eps, first_index=share.start, **options)
+        own = attack(share)
     parts = spread.each(own)
     joined = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in ("correct", "robust", "adversarial")

@@ -77,6 +77,14 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     return Interval(low, high)
 
 
+def mcnemar(lost: int, gained: int) -> float:
+    """Exact two-sided p-value of McNemar's test (1947): the samples on which two classifiers differ are lost or gained
+    with equal chance. P(|X − m/2| ≥ |lost − m/2|), X binomial of m = lost + gained and 1/2; 1 where m = 0."""
+    if lost == gained:
+        return 1.0
+    return float(2 * special.bdtr(min(lost, gained), lost + gained, 0.5))
+
+
 def _check(successes: int, n: int) -> None:
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"expected 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")

@@ -3,34 +3,32 @@
 Images the artefact was selected, trained or calibrated on must not be among them: that is for the caller to hold.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atmc_tool.attacks.classifier import Classifier
+from atmc_tool.attacks.classifier import Classifier, correct
 from atmc_tool.errors import InputError
 from atmc_tool.threat_model import ThreatModel
-from evaluators.accuracy import Floats, Labels, accuracy, batched_logits, check_determinism, check_logits, images_digest
-from evaluators.diagnostics import (
-    check_gradients,
-    check_large_eps,
-    check_recomputed,
-    check_threat_model,
-    check_white_box,
-    check_white_box_strongest,
-)
-from evaluators.gate import Check, Verdict, at_least, check_judged, drop, judge, small_enough
+from evaluators.accuracy import Floats, Labels, batched_logits, check_determinism, check_logits, images_digest, share
+from evaluators.attack_plan import AttackSettings
+from evaluators.attack_strength import CurvePoint, check_curve, eps_curve
+from evaluators.baseline import Baseline, BaselineFile, attacked_baseline, loss_checks, packed, recorded_baseline
+from evaluators.diagnostics import ATTACK_CHECKS, attack_checks
+from evaluators.gate import Check, Verdict, check_judged, judge
+from evaluators.normalisation import check_normalisation
 from evaluators.parity import ExpectedWeights, parity
 from evaluators.policy import Policy
-from evaluators.robustness import AttackSettings, Robustness, StageProgress, attack
+from evaluators.policy_checks import check_attack_budget, check_sample_size, image_conditions, threshold_checks
+from evaluators.robustness import Robustness, StageProgress, attack
 from evaluators.spread import Spread
 from evaluators.statistics import Proportion
 
-ATTACK_CHECKS = ("white-box", "perturbations", "recomputed", "white-box-strongest", "gradients", "large-eps")
 DETERMINISM_IMAGES = 64
+Outcomes = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,14 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Verification:
-    """A verdict with everything it rests on. `robust` is None where no white-box attack could run."""
+    """A verdict with everything it rests on.
+
+    labels:     int64 (n,)
+    right:      bool (n,), classified correctly without an attack; None where the outputs are no logits
+    robustness: None where they are no logits
+    curve:      accuracy against eps; empty where there is no gradient
+    recorded:   `metrics.compressed` of the manifest
+    """
 
     verdict: Verdict
     artefact: Artefact
@@ -54,30 +59,71 @@ class Verification:
     policy: Policy
     split: str
     images_sha256: str
-    clean: Proportion | None
+    labels: Labels
+    right: Outcomes | None
     robustness: Robustness | None
-    recorded: Mapping[str, Any] | None
+    curve: tuple[CurvePoint, ...] = ()
+    baseline: Baseline | None = None
+    recorded: Mapping[str, Any] | None = None
+
+    @property
+    def clean(self) -> Proportion | None:
+        """Accuracy without an attack."""
+        return None if self.right is None else share(self.right, self.labels)
+
+    @property
+    def standing(self) -> Outcomes | None:
+        """bool (n,), right in the worst case over all attacks; None where no white-box attack could run."""
+        return None if self.robustness is None else self.robustness.robust
 
     @property
     def robust(self) -> Proportion | None:
-        """Accuracy in the worst case per sample over all attacks."""
-        return None if self.robustness is None else self.robustness.accuracy
+        """Accuracy in the worst case per sample over all attacks; where the policy allows it, under the black-box
+        attack alone."""
+        if self.robustness is None:
+            return None
+        black_box = self.robustness.black_box if self.policy.allow_black_box else None
+        return self.robustness.accuracy or (None if black_box is None else black_box.accuracy)
 
-    def to_json(self) -> dict[str, Any]:
+    def with_checks(self, *more: Check) -> "Verification":
+        """The same with further checks; one of a known name replaces the other."""
+        given = {check.name: check for check in more}
+        kept = [check for check in self.verdict.checks if check.name not in (*given, "required")]
+        return replace(self, verdict=judge([*kept, *given.values()], len(self.labels), self.policy.required))
+
+    def to_json(self, class_names: Sequence[str] = ()) -> dict[str, Any]:
         """Everything as plain values."""
+        facts = self._measured()
+        facts["classes"] = self._classes(class_names)
+        facts["outcomes"] = {"n": len(self.labels), "clean": packed(self.right), "robust": packed(self.standing)}
+        baseline = self.baseline
+        facts["baseline"] = None if baseline is None else baseline.to_json(self.labels, self.right, self.standing)
+        return {"verdict": self.verdict.to_json(), **facts}
+
+    def _measured(self) -> dict[str, Any]:
         attacks = () if self.robustness is None else self.robustness.attacks
         return {
-            "verdict": self.verdict.to_json(),
             "artefact": {**asdict(self.artefact), "source": dict(self.artefact.source)},
             "threat_model": {"norm": self.threat_model.norm, "eps": self.threat_model.text, "box": [0, 1]},
             "images": {"split": self.split, "sha256": self.images_sha256},
             "clean": None if self.clean is None else self.clean.to_json(),
             "robust": None if self.robust is None else self.robust.to_json(),
             "attacks": [result.to_json() for result in attacks],
+            "eps_curve": [point.to_json() for point in self.curve],
             "settings": asdict(self.settings),
             "policy": self.policy.model_dump(mode="json"),
             "recorded": None if self.recorded is None else dict(self.recorded),
         }
+
+    def _classes(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Accuracy class by class, of those that have images."""
+        rows = []
+        for label in np.unique(self.labels).tolist():
+            of_class = self.labels == label
+            clean, robust = (None if o is None else float(o[of_class].mean()) for o in (self.right, self.standing))
+            name = names[label] if label < len(names) else str(label)
+            rows.append({"name": name, "n": int(of_class.sum()), "clean": clean, "robust": robust})
+        return rows
 
 
 def verify(
@@ -93,6 +139,7 @@ def verify(
     expected: ExpectedWeights | None = None,
     decoded: Mapping[str, NDArray[Any]] | None = None,
     recorded: Mapping[str, Any] | None = None,
+    baseline: BaselineFile | None = None,
     split: str = "test",
     progress: StageProgress | None = None,
     spread: Spread | None = None,
@@ -104,6 +151,7 @@ def verify(
     expected:        weights as they were compressed, `decoded` as the artefact decodes them; without both,
                      parity is listed as not applied
     recorded:        `metrics.compressed` of the manifest: accuracies and how they were measured
+    baseline:        what the artefact is compared with, image by image
     progress:        called with (what is measured, done, total)
     spread:          several processes, each of which calls this alike; PGD's images are spread over them
 
@@ -111,38 +159,69 @@ def verify(
         InputError: images or labels are not what they must be.
     """
     floats, targets = _floats(images, labels, image_shape), labels.astype(np.int64)
+    n = len(targets)
     classifier = make_classifier()
     digest = images_digest(images, targets)
     report = None if progress is None else lambda done, total: progress("clean accuracy", done, total)
     logits = batched_logits(classifier, floats, settings.batch_size, report)
-    checks = [_check_statement(artefact, threat_model, settings, len(targets)), _check_parity(expected, decoded)]
-    checks.append(check_logits(logits, len(targets)))
-    clean, robustness = None, None
-    if checks[-1].passed:
-        if targets.max() >= logits.shape[1]:
-            raise InputError(
-                "labels are out of range", expected=f"0 to {logits.shape[1] - 1}", got=f"a label {int(targets.max())}"
-            )
-        clean = accuracy(logits, targets)
-        checks.append(check_determinism(classifier, floats[:DETERMINISM_IMAGES]))
-        robustness = attack(classifier, floats, targets, threat_model.eps, settings, progress, spread)
-        checks += _attack_checks(classifier, make_classifier(), floats, targets, robustness, threat_model.eps, settings)
-    else:
-        checks += [Check(name, None, "the outputs are no logits") for name in ("determinism", *ATTACK_CHECKS)]
-    conditions = _image_conditions(len(targets), split, digest, recorded)
-    checks += _policy_checks(policy, artefact, clean, robustness, recorded, conditions, threat_model)
-    checks.append(check_judged(checks))
-    return Verification(
-        verdict=judge(checks, len(targets)),
+    checks = [_check_statement(artefact, threat_model, settings, n), _check_parity(expected, decoded)]
+    checks += [check_sample_size(policy, n), check_attack_budget(policy, threat_model, settings)]
+    checks.append(check_logits(logits, n))
+    measured = Verification(
+        verdict=judge([], n),
         artefact=artefact,
         threat_model=threat_model,
         settings=settings,
         policy=policy,
         split=split,
         images_sha256=digest,
-        clean=clean,
-        robustness=robustness,
+        labels=targets,
+        right=None,
+        robustness=None,
         recorded=recorded,
+    )
+    if checks[-1].passed:
+        if targets.max() >= logits.shape[1]:
+            raise InputError(
+                "labels are out of range", expected=f"0 to {logits.shape[1] - 1}", got=f"a label {int(targets.max())}"
+            )
+        right = correct(logits, targets)
+        checks.append(check_normalisation(classifier, floats, targets, settings.batch_size))
+        checks.append(check_determinism(classifier, floats[:DETERMINISM_IMAGES]))
+        eps, norm = threat_model.eps, threat_model.norm
+        robustness = attack(classifier, floats, targets, eps, settings, progress, spread, norm)
+        given = (floats, targets, threat_model, robustness, settings)
+        checks += attack_checks(classifier, make_classifier(), *given, policy.allow_black_box, progress)
+        curve: tuple[CurvePoint, ...] = ()
+        if robustness.white_box:
+            curve = eps_curve(classifier, floats, targets, right, threat_model, robustness, settings, progress)
+        checks.append(check_curve(curve))
+        measured = replace(measured, right=right, robustness=robustness, curve=curve)
+    else:
+        names = ("normalisation", "determinism", *ATTACK_CHECKS, "eps-curve")
+        checks += [Check(name, None, "the outputs are no logits") for name in names]
+    if baseline is not None:
+        measured = replace(measured, baseline=_baseline(baseline, measured, floats, progress, spread))
+    conditions = image_conditions(n, split, digest, recorded)
+    accuracies = (measured.clean, measured.robust, measured.robustness)
+    checks += threshold_checks(policy, artefact.bytes, *accuracies, recorded, conditions, threat_model)
+    margins = (policy.max_clean_loss, policy.max_robust_loss)
+    checks += loss_checks(measured.baseline, measured.right, measured.standing, *margins)
+    return measured.with_checks(*checks, check_judged(checks))
+
+
+def _baseline(
+    file: BaselineFile,
+    measured: Verification,
+    images: Floats,
+    progress: StageProgress | None,
+    spread: Spread | None,
+) -> Baseline:
+    """The baseline on the same images."""
+    if file.classifier is None:
+        return recorded_baseline(file, file.report or {}, measured.to_json())
+    return attacked_baseline(
+        file, file.classifier, images, measured.labels, measured.threat_model, measured.settings, progress, spread
     )
 
 
@@ -184,71 +263,3 @@ def _check_parity(expected: ExpectedWeights | None, decoded: Mapping[str, NDArra
         missing = "the compressed model is not there" if expected is None else "no decoded weights are given"
         return Check("weight-parity", None, missing)
     return parity(expected, decoded)
-
-
-def _attack_checks(
-    classifier: Classifier,
-    fresh: Classifier,
-    images: Floats,
-    labels: Labels,
-    measured: Robustness,
-    eps: float,
-    settings: AttackSettings,
-) -> list[Check]:
-    """One check per name in `ATTACK_CHECKS`, in that order."""
-    if measured.white_box:
-        by_gradient = [
-            check_gradients(classifier, images, labels, settings.batch_size),
-            check_large_eps(classifier, images, labels, settings),
-        ]
-    else:
-        by_gradient = [Check(name, None, "the classifier gives no gradient") for name in ("gradients", "large-eps")]
-    return [
-        check_white_box(measured),
-        check_threat_model(measured, eps),
-        check_recomputed(fresh, labels, measured, settings.batch_size),
-        check_white_box_strongest(measured),
-        *by_gradient,
-    ]
-
-
-def _policy_checks(
-    policy: Policy,
-    artefact: Artefact,
-    clean: Proportion | None,
-    robustness: Robustness | None,
-    recorded: Mapping[str, Any] | None,
-    images: Mapping[str, Any],
-    threat_model: ThreatModel,
-) -> list[Check]:
-    """Thresholds on accuracies and size, and drops below the recorded numbers: of clean accuracy, and of PGD alone,
-    for PGD on the cross-entropy is what was recorded."""
-    robust = None if robustness is None else robustness.accuracy
-    pgd = robustness.white_box[0] if robustness is not None and robustness.white_box else None
-    attack_conditions = {"norm": threat_model.norm, "eps": threat_model.text, "attack": "pgd"}
-    if pgd is not None:
-        attack_conditions |= {name: pgd.parameters[name] for name in ("steps", "restarts")}
-    required = policy.requires_drop
-    return [
-        at_least("min-clean", clean, policy.min_clean, "the outputs are no logits"),
-        at_least("min-robust", robust, policy.min_robust, "no white-box attack ran"),
-        drop("clean-drop", clean, images, recorded, "clean_accuracy", policy.max_drop, required),
-        drop(
-            "robust-drop",
-            None if pgd is None else pgd.accuracy,
-            {**images, **attack_conditions},
-            recorded,
-            "robust_accuracy",
-            policy.max_drop,
-            required,
-        ),
-        small_enough("max-bytes", artefact.bytes, policy.max_bytes),
-    ]
-
-
-def _image_conditions(n: int, split: str, digest: str, recorded: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How clean accuracy was measured; the digest of the images counts where it was recorded."""
-    conditions: dict[str, Any] = {"n": n, "split": split}
-    if recorded is not None and "images_sha256" in recorded:
-        conditions["images_sha256"] = digest
-    return conditions

@@ -112,15 +112,22 @@ def _stored(name: str, weight: CompressedWeight) -> dict[str, Stored]:
     return {f"{name}.{factor}": Stored(tensor, tensor.shape) for factor, tensor in kept.items()}
 
 
-def _metadata(manifest: Mapping[str, Any], source_digest: str) -> dict[str, str]:
+def statements(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What an exported file says of the network with this manifest, in its metadata; the same in every version."""
+
     def text(value: object) -> str:
         return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
     return {
         **{f"atmc_tool.{key}": text(manifest[key]) for key in ("removed", "factored") if key in manifest},
-        "atmc_tool.version": __version__,
-        "atmc_tool.source_sha256": source_digest,
         "atmc_tool.card": text(manifest.get("card", {})),
         "atmc_tool.metrics": text(manifest.get("metrics", {})),
         "atmc_tool.input_range": "[0, 1]",
     }
+
+
+def _metadata(manifest: Mapping[str, Any], source_digest: str) -> dict[str, str]:
+    """In the order in which the file has them."""
+    said = statements(manifest)
+    first = {key: said.pop(key) for key in ("atmc_tool.removed", "atmc_tool.factored") if key in said}
+    return {**first, "atmc_tool.version": __version__, "atmc_tool.source_sha256": source_digest, **said}

@@ -12,21 +12,34 @@ from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError
 
 Floats = NDArray[np.float32]
+Classes = NDArray[np.int64]
 
 
-def output_gradient(logits: Floats, labels: NDArray[np.int64], loss: Loss) -> Floats:
+def output_gradient(logits: Floats, labels: Classes, loss: Loss, targets: Classes | None = None) -> Floats:
     """Gradient of the loss, summed over the batch, with respect to the logits."""
     rows = np.arange(len(labels))
     if loss == "cross_entropy":
         exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        gradient = exponentials / exponentials.sum(1, keepdims=True)
-    else:
-        others = logits.copy()
-        others[rows, labels] = -np.inf
-        gradient = np.zeros_like(logits)
-        gradient[rows, others.argmax(1)] = 1
-    gradient[rows, labels] -= 1
-    return gradient
+        probabilities = exponentials / exponentials.sum(1, keepdims=True)
+        sign, towards = (1, labels) if targets is None else (-1, targets)
+        probabilities[rows, towards] -= 1
+        return sign * probabilities
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    best = others.argmax(1) if targets is None else targets
+    gradient = np.zeros_like(logits)
+    gradient[rows, best] = 1
+    gradient[rows, labels] = -1
+    if loss == "margin" or logits.shape[1] < (3 if targets is None else 4):
+        return gradient
+    order = np.argsort(-logits, 1)
+    lower = [(1, order[:, 2])] if targets is None else [(0.5, order[:, 2]), (0.5, order[:, 3])]
+    width = logits[rows, order[:, 0]] - sum(share * logits[rows, low] for share, low in lower)
+    ratio = (logits[rows, best] - logits[rows, labels]) / width
+    gradient[rows, order[:, 0]] -= ratio
+    for share, low in lower:
+        gradient[rows, low] += share * ratio
+    return gradient / width[:, None]
 
 
 @dataclass
@@ -45,12 +58,14 @@ class Mlp:
             features = np.maximum(features @ self.hidden + self.offset, 0)
         return np.float32(self.scale) * (features @ self.readout + self.bias)
 
-    def loss_gradient(self, images: Floats, labels: NDArray[np.int64], loss: Loss) -> Floats:
-        flat = images.reshape(len(images), -1)
-        gradient = np.float32(self.scale) * output_gradient(self.logits(images), labels, loss) @ self.readout.T
+    def logits_and_gradient(
+        self, images: Floats, labels: Classes, loss: Loss, targets: Classes | None = None
+    ) -> tuple[Floats, Floats]:
+        flat, logits = images.reshape(len(images), -1), self.logits(images)
+        gradient = np.float32(self.scale) * output_gradient(logits, labels, loss, targets) @ self.readout.T
         if self.hidden is not None:
             gradient = (gradient * (flat @ self.hidden + self.offset > 0)) @ self.hidden.T
-        return gradient.reshape(images.shape)
+        return logits, gradient.reshape(images.shape)
 
 
 @dataclass
@@ -64,8 +79,8 @@ class Masked:
     def logits(self, images: Floats) -> Floats:
         return self.on_output(self.base.logits(self.on_input(images)))
 
-    def loss_gradient(self, images: Floats, *_: object) -> Floats:
-        return np.zeros_like(images)
+    def logits_and_gradient(self, images: Floats, *_: object) -> tuple[Floats, Floats]:
+        return self.logits(images), np.zeros_like(images)
 
 
 class Noisy(Mlp):
@@ -94,7 +109,7 @@ class BatchNormalised(Mlp):
 class BlackBox(Mlp):
     """Has no gradient."""
 
-    def loss_gradient(self, *_: object) -> Floats:
+    def logits_and_gradient(self, *_: object) -> tuple[Floats, Floats]:
         raise AtmcError("no derivative is known for operator Mystery")
 
 

@@ -111,9 +111,9 @@ def test_reads_nothing_back_to_the_host() -> None:
         def logits(self, *_: object) -> torch.Tensor:
             raise AssertionError("PGD needs no logits")
 
-        def loss_gradient(self, images: torch.Tensor, *_: object) -> torch.Tensor:
+        def logits_and_gradient(self, images: torch.Tensor, *_: object) -> tuple[None, torch.Tensor]:
             Meta.calls += 1
-            return torch.empty_like(images)
+            return None, torch.empty_like(images)
 
     images = torch.empty(4, 3, 8, 8, device="meta")
     labels = torch.zeros(4, dtype=torch.int64, device="meta")

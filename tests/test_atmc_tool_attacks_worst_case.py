@@ -8,7 +8,9 @@ from test_atmc_tool_attacks_pgd import as_torch, problem, worst_vertex
 
 from atmc_tool.attacks.classifier import correct
 from atmc_tool.attacks.pgd import pgd
-from atmc_tool.attacks.worst_case import excess, start_noise, worst_case
+from atmc_tool.attacks.standing import excess
+from atmc_tool.attacks.starts import start_noise
+from atmc_tool.attacks.worst_case import worst_case
 
 
 class Recording(Mlp):
@@ -16,9 +18,9 @@ class Recording(Mlp):
 
     sizes: tuple[int, ...] = ()
 
-    def loss_gradient(self, images: np.ndarray, labels: np.ndarray, loss: str) -> np.ndarray:
+    def logits_and_gradient(self, images, labels, loss, targets=None):
         self.sizes += (len(images),)
-        return super().loss_gradient(images, labels, loss)
+        return super().logits_and_gradient(images, labels, loss, targets)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ class Plane:
         own = self.w * images.reshape(len(images), -1).sum(1)
         return torch.stack([own, torch.zeros_like(own)], 1)
 
-    def loss_gradient(self, images: Tensor, labels: Tensor, loss: str) -> Tensor:
+    def logits_and_gradient(self, images: Tensor, labels: Tensor, loss: str) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 

@@ -235,8 +235,8 @@ def test_an_attack_step_allocates_little() -> None:
         def logits(self, images: Tensor) -> Tensor:
             raise NotImplementedError
 
-        def loss_gradient(self, images: Tensor, labels: Tensor, loss: str) -> Tensor:  # noqa: ARG002
-            return gradient
+        def logits_and_gradient(self, *_: object) -> tuple[None, Tensor]:
+            return None, gradient
 
     images, labels = batch()
     gradient = torch.rand_like(images)

@@ -17,9 +17,10 @@ from atmc_tool.cli import COMMANDS, group
 from atmc_tool.config import Config, build_config
 from atmc_tool.models import resolve_architecture
 from atmc_tool.settings import read_recipe, recipes
+from evaluators.gate import CHECKS
 from evaluators.policy import Policy, parse_policy
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "examples" / "README.md"])
 CONFIGURATION, VERIFY, README = (ROOT / name for name in ("docs/configuration.md", "docs/verify.md", "README.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -94,10 +95,19 @@ def test_the_configuration_shown_is_valid() -> None:
 
 def test_every_check_of_verify_is_documented() -> None:
     sources = [*(ROOT / "evaluators").glob("*.py"), ROOT / "atmc_tool" / "cli" / "origin.py"]
-    made = re.compile(r'\b(?:Check|at_least|drop|small_enough)\(\s*"([a-z-]+)"')
+    made = re.compile(r'\b(?:Check|at_least|drop|small_enough|no_worse)\(\s*"([a-z-]+)"')
     names = {name for source in sources for name in made.findall(source.read_text())}
-    assert len(names) > 10
-    assert sorted(code(row[0]) for row in rows(VERIFY, "check")) == sorted(names)
+    assert sorted(names) == sorted(CHECKS)
+    assert sorted(code(row[0]) for row in rows(VERIFY, "check")) == sorted(CHECKS)
+
+
+def test_the_policies_shown_are_valid() -> None:
+    shown = [yaml.safe_load(block) for block in blocks(VERIFY, "yaml")]
+    shown = [block for block in shown if isinstance(block, dict)]
+    shown.append(yaml.safe_load((ROOT / "examples" / "policy.yaml").read_text()))
+    assert len(shown) == 2
+    for settings in shown:
+        assert parse_policy(settings).min_robust == 0.55
 
 
 def test_every_exit_code_is_documented() -> None:
@@ -130,7 +140,8 @@ def test_commands_and_options_exist(page: Path) -> None:
             assert found is not None
             command = found
         known = {"--help", *(flag for parameter in command.params for flag in parameter.opts)}
-        options = {argument.strip("[]") for argument in arguments[1:] if argument.startswith(("-", "[-"))}
+        flags = (argument for argument in arguments[1:] if argument.startswith(("-", "[-")) and argument != "-")
+        options = {flag.strip("[]") for flag in flags}
         assert options <= known, arguments
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, external_data_helper, helper, numpy_helper
@@ -82,7 +83,7 @@ def test_a_flipped_bit_is_refused_or_harmless() -> None:
         flipped = content.copy()
         flipped[at] ^= 1 << int(rng.integers(8))
         try:
-            OrtClassifier(parse_onnx(bytes(flipped)), "cpu", threads=1).loss_gradient(images, labels, "margin")
+            OrtClassifier(parse_onnx(bytes(flipped)), "cpu", threads=1).logits_and_gradient(images, labels, "margin")
         except AtmcError as error:
             problems.append(str(error))
     assert problems
@@ -150,7 +151,7 @@ def test_a_step_along_the_gradient_raises_the_loss_as_it_says() -> None:
     proto, (images, labels) = model(), batch(n=5)
     network = OrtClassifier(proto, "cpu", threads=1)
     for loss in ("cross_entropy", "margin"):
-        gradient = network.loss_gradient(images, labels, loss)
+        gradient = network.logits_and_gradient(images, labels, loss)[1]
         assert (gradient.dtype, gradient.shape) == (np.float32, images.shape)
         step = 1e-6 * gradient.astype(np.float64) / np.linalg.norm(gradient)
         ahead, behind = (loss_of(reference_logits(proto, images + s * step), labels, loss).sum() for s in (1, -1))
@@ -162,7 +163,7 @@ def test_the_same_twice() -> None:
     network = OrtClassifier(model(), "cpu", threads=1)
     for _ in range(2):
         np.testing.assert_array_equal(network.logits(images), network.logits(images))
-        first, second = (network.loss_gradient(images, labels, "margin") for _ in range(2))
+        first, second = (network.logits_and_gradient(images, labels, "margin")[1] for _ in range(2))
         np.testing.assert_array_equal(first, second)
 
 
@@ -181,7 +182,7 @@ def test_other_images_are_refused(images: NDArray[Any], got: str) -> None:
     with pytest.raises(InputError, match=rf"expected float32 \(N, 4, 6, 6\), got {got}"):
         network.logits(images)
     with pytest.raises(InputError, match=got):
-        network.loss_gradient(images, np.zeros(len(images), np.int64), "margin")
+        network.logits_and_gradient(images, np.zeros(len(images), np.int64), "margin")
 
 
 def test_another_batch_size_than_the_fixed_one_is_refused() -> None:
@@ -203,7 +204,7 @@ def test_another_batch_size_than_the_fixed_one_is_refused() -> None:
 )
 def test_other_labels_are_refused(labels: NDArray[Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
-        OrtClassifier(model(), "cpu", threads=1).loss_gradient(batch(n=2)[0], labels, "cross_entropy")
+        OrtClassifier(model(), "cpu", threads=1).logits_and_gradient(batch(n=2)[0], labels, "cross_entropy")
 
 
 def test_a_network_without_gradient_rules_still_classifies() -> None:
@@ -211,14 +212,14 @@ def test_a_network_without_gradient_rules_still_classifies() -> None:
     network = OrtClassifier(classifier("y = Sin(x)"), "cpu", threads=1)
     assert np.isfinite(network.logits(images)).all()
     with pytest.raises(AtmcError, match="no gradient rule for the operator Sin"):
-        network.loss_gradient(images, labels, "margin")
+        network.logits_and_gradient(images, labels, "margin")
 
 
 def test_a_gradient_that_is_zero_everywhere() -> None:
     images, labels = batch(n=2)
-    gradient = OrtClassifier(classifier("y = Round(x)"), "cpu", threads=1).loss_gradient(
+    gradient = OrtClassifier(classifier("y = Round(x)"), "cpu", threads=1).logits_and_gradient(
         images, labels, "cross_entropy"
-    )
+    )[1]
     np.testing.assert_array_equal(gradient, np.zeros_like(images))
 
 
@@ -230,7 +231,7 @@ def test_initialisers_listed_as_inputs_are_no_inputs() -> None:
         listing.graph.input.insert(0, helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     assert facts(listing) == facts(proto)
     got, expected = (
-        OrtClassifier(m, "cpu", threads=1).loss_gradient(images, labels, "margin") for m in (listing, proto)
+        OrtClassifier(m, "cpu", threads=1).logits_and_gradient(images, labels, "margin")[1] for m in (listing, proto)
     )
     assert relative_error(got, expected) <= 1e-6
     np.testing.assert_array_equal(decoded_weights(listing, ["conv1.weight"])["conv1.weight"], CODEBOOK[CODES])
@@ -245,7 +246,7 @@ from pathlib import Path
 import numpy as np
 from evaluators.classifier import OrtClassifier, read_onnx
 network = OrtClassifier(read_onnx(Path({str(tmp_path / "model.onnx")!r})), "cpu", threads=1)
-print(network.loss_gradient(np.ones((2, 4, 6, 6), np.float32), np.array([0, 1]), "margin").shape)
+print(network.logits_and_gradient(np.ones((2, 4, 6, 6), np.float32), np.array([0, 1]), "margin")[1].shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "(2, 4, 6, 6)\n", "")
@@ -269,11 +270,18 @@ def test_cuda_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(cuda_works(), reason="there is CUDA")
-def test_auto_falls_back_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("driver", [True, False])
+def test_auto_falls_back_and_says_so_where_cuda_was_to_be_expected(
+    driver: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if driver:
+        (tmp_path / "nvidia-smi").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     network = OrtClassifier(model(), "auto")
     assert network.provider == "cpu"
-    assert network.note.startswith("running on the CPU, for onnxruntime can't use CUDA: ")
-    network.loss_gradient(*batch(n=2), "margin")
+    package = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    assert network.note.startswith("running on the CPU, for onnxruntime can't use CUDA: ") == (driver and package)
+    network.logits_and_gradient(*batch(n=2), "margin")
     assert capfd.readouterr() == ("", "")
 
 
@@ -285,8 +293,8 @@ def test_cuda_agrees_with_the_cpu() -> None:
     assert (cuda.provider, cuda.note) == ("cuda", "")
     assert relative_error(cuda.logits(images), cpu.logits(images)) <= 1e-5
     for loss in ("cross_entropy", "margin"):
-        expected = cpu.loss_gradient(images, labels, loss)
-        assert relative_error(cuda.loss_gradient(images, labels, loss), expected) <= 1e-4
+        expected = cpu.logits_and_gradient(images, labels, loss)[1]
+        assert relative_error(cuda.logits_and_gradient(images, labels, loss)[1], expected) <= 1e-4
 
 
 def test_decoded_as_the_codes_say() -> None:

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from evaluators.gate import Check, at_least, drop, judge, small_enough
+from evaluators.gate import CHECKS, Check, at_least, drop, judge, no_worse, small_enough
+from evaluators.paired import Paired
 from evaluators.statistics import Proportion
 
 GOOD, BAD, UNKNOWN = (Check(name, passed, "why") for name, passed in (("good", True), ("bad", False), ("none", None)))
@@ -23,7 +24,8 @@ GOOD, BAD, UNKNOWN = (Check(name, passed, "why") for name, passed in (("good", T
 def test_passed_where_something_was_applied_and_nothing_failed(checks: list[Check], passed: bool) -> None:
     verdict = judge(checks, 1000)
     assert verdict.passed is passed
-    assert [check["name"] for check in verdict.to_json()["checks"]] == [check.name for check in checks]
+    names = [check["name"] for check in verdict.to_json()["checks"]]
+    assert sorted(names) == sorted(["required", *(check.name for check in checks)])
     assert verdict.failed == tuple(check for check in checks if check is BAD)
 
 
@@ -39,6 +41,57 @@ def test_a_check_can_not_hide_another() -> None:
 
 def test_status_in_words() -> None:
     assert [check.status for check in (GOOD, BAD, UNKNOWN)] == ["passed", "failed", "not applied"]
+
+
+def test_a_warning_is_seen_and_does_not_fail() -> None:
+    looked_at = Check("converged", True, "why", warning=True)
+    verdict = judge([looked_at], 1000)
+    assert verdict.passed
+    assert verdict.warnings == (looked_at,)
+    assert looked_at.to_json()["status"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("required", "words"),
+    [
+        (["good"], ""),
+        (["none"], "none (not applied)"),
+        (["careful"], "careful (warning)"),
+        (["absent"], "absent (not applied)"),
+        (["good", "none", "careful"], "none (not applied), careful (warning)"),
+    ],
+)
+def test_required_checks_must_have_passed(required: list[str], words: str) -> None:
+    verdict = judge([GOOD, UNKNOWN, Check("careful", True, "why", warning=True)], 1000, required)
+    assert verdict.passed is (not words)
+    if words:
+        assert verdict.failed[0].reason == f"required and not passed: {words}"
+
+
+def test_checks_come_in_the_order_of_their_names_list() -> None:
+    verdict = judge([Check(name, True, "why") for name in reversed(CHECKS) if name != "required"], 1000)
+    assert tuple(check.name for check in verdict.checks) == CHECKS
+
+
+@pytest.mark.parametrize(
+    ("paired", "margin", "passed"),
+    [
+        (Paired(0, 0, 1000), 0.003, True),
+        (Paired(0, 0, 1000), 0.0029, False),
+        (Paired(10, 0, 1000), 0.01, False),
+        (Paired(10, 0, 1000), 0.02, True),
+        (Paired(10, 0, 1000), None, None),
+        (None, None, None),
+        (None, 0.1, False),
+    ],
+)
+def test_the_margin_holds_on_the_upper_bound(paired: Paired | None, margin: float | None, passed: bool | None) -> None:
+    check = no_worse("clean-loss", paired, margin, "no baseline is given")
+    assert check.passed is passed
+    if paired is None:
+        assert "no baseline is given" in check.reason
+    else:
+        assert f"{paired.highest_drop:.4f}" in check.reason
 
 
 # 900 of 1,000: exact 95 % interval [0.8797, 0.9179].

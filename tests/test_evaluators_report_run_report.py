@@ -10,7 +10,7 @@ from evaluators.report.figures import Figure, Series, draw
 from evaluators.report.palette import DARK, LIGHT
 from evaluators.report.run_report import Results, Run, figures, run_report
 
-VOID = {"meta", "path", "use", "rect", "br"}
+VOID = {"meta", "img", "path", "use", "rect", "br"}
 EVIL = "<script>alert(1)</script>\"'&"
 EPOCHS: list[dict[str, Any]] = [
     {

@@ -4,7 +4,7 @@ from typing import Any, Literal, Protocol
 
 from array_api_compat import array_namespace, device
 
-Loss = Literal["cross_entropy", "margin"]
+Loss = Literal["cross_entropy", "margin", "dlr"]
 Array = Any  # a NumPy array or a torch tensor; attacks use the array API only
 
 
@@ -15,11 +15,14 @@ class Classifier(Protocol):
         """Logits (N, classes)."""
         ...
 
-    def loss_gradient(self, images: Array, labels: Array, loss: Loss) -> Array:
-        """Gradient with respect to the images, (N, C, H, W), of the loss summed over the batch.
+    def logits_and_gradient(
+        self, images: Array, labels: Array, loss: Loss, targets: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Logits (N, classes), and the gradient with respect to the images, (N, C, H, W), of the loss summed over the
+        batch, by one forward and one backward pass.
 
-        `labels` are int64 (N,). The losses grow as the attack succeeds: cross-entropy, and
-        margin = max over j ≠ y of z_j − z_y.
+        `labels` and `targets` are int64 (N,). The losses, which grow as the attack succeeds, are those of
+        `losses.loss_values`; with `targets` towards the class targets[i], which is not labels[i].
         """
         ...
 

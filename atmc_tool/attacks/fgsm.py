@@ -1,12 +1,30 @@
-"""Attacks of a single step, with which fast adversarial training works; both cost one `loss_gradient`."""
+"""Attacks of a single step, each for one input gradient: FGSM, and those with which fast adversarial training works."""
 
 from array_api_compat import array_namespace
 
 from atmc_tool.attacks.classifier import Array, Classifier, Loss
 from atmc_tool.attacks.pgd import pgd
+from atmc_tool.threat_model import Norm
 
 RS_STEP = 1.25  # times eps (Wong et al. 2020)
 N_NOISE = 2  # times eps (de Jorge et al. 2022)
+
+
+def fgsm(
+    classifier: Classifier,
+    images: Array,
+    labels: Array,
+    eps: float,
+    *,
+    loss: Loss = "cross_entropy",
+    norm: Norm = "linf",
+) -> Array:
+    """x + eps·sign ∇loss(x), in l2 x + eps·∇/‖∇‖₂, in the box (Goodfellow et al. 2015, arXiv:1412.6572).
+
+    images: float32 (N, C, H, W) in [0, 1]; labels int64 (N,)
+    Returns: adversarial images (N, C, H, W).
+    """
+    return pgd(classifier, images, labels, eps, steps=1, step_size=eps, loss=loss, norm=norm)
 
 
 def fgsm_rs(
@@ -33,4 +51,4 @@ def n_fgsm(
     """
     xp = array_namespace(images)
     noisy = xp.clip(images + N_NOISE * eps * noise, 0, 1)
-    return xp.clip(noisy + eps * xp.sign(classifier.loss_gradient(noisy, labels, loss)), 0, 1)
+    return xp.clip(noisy + eps * xp.sign(classifier.logits_and_gradient(noisy, labels, loss)[1]), 0, 1)

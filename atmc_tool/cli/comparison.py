@@ -14,7 +14,7 @@ from atmc_tool.cli.run_folder import ONNX, REPORT, RunFolder
 from atmc_tool.cli.settings import layered, portable
 from atmc_tool.cli.start import Start, read_start, untrained_start, warn_of_missing_rules
 from atmc_tool.cli.train import train_dense
-from atmc_tool.cli.verify import verify_file
+from atmc_tool.cli.verification import verify_file
 from atmc_tool.cli.watch import made
 from atmc_tool.config import Config, build_config
 from atmc_tool.cost import Cost, training_cost
@@ -273,7 +273,7 @@ def _verify(job: Job) -> None:
     target = job.folder.path / ONNX
     content, _ = exported(read_atmc(job.result), sha256(job.result.read_bytes()))
     write_atomic(target, content)
-    report, _ = verify_file(target, "auto", None, lambda _: job.config)
+    report, *_ = verify_file(target, "auto", None, lambda _: job.config)
     write_atomic(job.folder.path / REPORT, (json.dumps(report, indent=2) + "\n").encode())
 
 

@@ -105,7 +105,7 @@ def predicted_seconds(setup: Setup, evaluation: EvaluationConfig, networks: int,
     setup.network.eval()
     for _ in range(2):  # the first one prepares
         started = time.monotonic()
-        classifier.loss_gradient(images, labels, "cross_entropy").cpu()
+        classifier.logits_and_gradient(images, labels, "cross_entropy")[1].cpu()
         seconds = time.monotonic() - started
     attack = evaluation.restarts * (evaluation.steps + 1) if attacked else 0
     n = -(-min(evaluation.n, len(setup.data.test)) // setup.ranks.size)

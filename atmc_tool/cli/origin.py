@@ -1,6 +1,5 @@
 """What an exported file knows about itself, and the model.atmc that it was made of."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,21 +10,23 @@ from onnx import ModelProto
 from pydantic import ValidationError
 
 from atmc_tool.cli.run_folder import MODEL
+from atmc_tool.compressed import CompressedModel
 from atmc_tool.errors import InputError
 from atmc_tool.files import read_bytes, sha256
 from atmc_tool.model_card import ModelCard
-from evaluators.gate import Check, judge
+from evaluators.gate import Check
 from evaluators.int8_parity import int8_parity
 from evaluators.parity import ExpectedWeights, expected_weights
-from evaluators.verification import Verification
 from exporters.atmc_file import LIMITS, read_atmc
 from exporters.channel_removal import remove_channels
 from exporters.factored_execution import factor_execution
 from exporters.float_graph import parameters
 from exporters.int8 import KEY as INT8_KEY
-from exporters.onnx_file import build_onnx
+from exporters.onnx_file import build_onnx, statements
 
 PREFIX = "atmc_tool."
+EXPORT_KEYS = ("removed", "factored")  # what an export did
+LOOSENING = ("allow_black_box",)  # parts of a policy that are not taken from the file that it judges
 RECORDED_SECTIONS = ("seed", "data", "threat_model", "evaluation", "policy")
 
 
@@ -33,30 +34,24 @@ RECORDED_SECTIONS = ("seed", "data", "threat_model", "evaluation", "policy")
 class Origin:
     """Where an ONNX file comes from.
 
-    settings: configuration that its makers recorded, as a layer beneath what the user says
-    metrics:  numbers recorded at compression: `dense`, `compressed`
-    digests:  SHA-256 of what it was made of, as far as known
-    expected: the weights in its model.atmc, as the export changed them; None where that is not there, or where the file
-              rounds them to int8
-    check:    whether it was made of that model.atmc
-    rounded:  of an int8 file: whether its weights are those of the model.atmc, rounded
-    whole:    that model.atmc as ONNX as it is, where the export changed it and did not round; else empty
+    settings:   configuration that its makers recorded, as a layer beneath what the user says
+    metrics:    numbers recorded at compression: `dense`, `compressed`
+    digests:    SHA-256 of what it was made of, as far as known
+    checks:     whether it was made of its model.atmc and says the same; of an int8 file also whether its weights are
+                those of the model.atmc, rounded
+    content:    the bytes of that model.atmc, and `compressed` the network in them; empty and None where it is not there
+    expected:   the weights in it, as the export changed them; None where the file rounds them to int8
+    whole:      that network as ONNX as it is, where the export did not round; else empty
     """
 
     settings: Mapping[str, Any]
     metrics: Mapping[str, Any]
     digests: Mapping[str, str]
-    expected: ExpectedWeights | None
-    check: Check
-    rounded: Check | None = None
+    checks: tuple[Check, ...]
+    content: bytes = b""
+    compressed: CompressedModel | None = None
+    expected: ExpectedWeights | None = None
     whole: bytes = b""
-
-    def judged(self, verification: Verification, *more: Check) -> Verification:
-        """The verification with this origin's checks, and `more`, among its checks."""
-        rounded = {} if self.rounded is None else {self.rounded.name: self.rounded}
-        checks = (self.check, *more, *(rounded.get(check.name, check) for check in verification.verdict.checks))
-        n = 0 if verification.clean is None else verification.clean.n
-        return dataclasses.replace(verification, verdict=judge(checks, n))
 
 
 def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
@@ -79,20 +74,25 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     metrics = _metrics(_json(path, "metrics", stated))
     digests = {"source": digest} if digest else {}
     if found is None:
-        return Origin(settings, metrics, digests, None, Check("source", None, "no model.atmc beside the file"))
+        missing = "no model.atmc beside the file"
+        return Origin(settings, metrics, digests, (Check("source", None, missing), Check("metadata", None, missing)))
+    content = read_bytes(found, LIMITS.file_bytes)
     compressed = read_atmc(found)
     recorded, measured = (_mapping(compressed.manifest.get(key)) for key in ("config", "metrics"))
     settings |= {key: recorded[key] for key in RECORDED_SECTIONS if key in recorded}
-    actual = sha256(read_bytes(found, LIMITS.file_bytes))
+    if "policy" in settings:
+        settings["policy"] = {key: value for key, value in _mapping(settings["policy"]).items() if key not in LOOSENING}
+    actual = sha256(content)
     digests[str(found)] = actual
-    check = _same_source(found, digest, actual)
     metrics = _metrics(measured) or metrics
     shipped = remove_channels(compressed)[0] if "removed" in stated else compressed
     shipped = factor_execution(shipped)[0] if "factored" in stated else shipped
+    checks = (_same_source(found, digest, actual), _same_statements(stated, statements(shipped.manifest)))
     if INT8_KEY.removeprefix(PREFIX) in stated:
-        return Origin(settings, metrics, digests, None, check, int8_parity(parameters(shipped, actual), model))
-    whole = build_onnx(compressed, actual) if shipped is not compressed else b""
-    return Origin(settings, metrics, digests, expected_weights(shipped, compressed), check, None, whole)
+        rounded = int8_parity(parameters(shipped, actual), model)
+        return Origin(settings, metrics, digests, (*checks, rounded), content, compressed)
+    whole = build_onnx(compressed, actual)
+    return Origin(settings, metrics, digests, checks, content, compressed, expected_weights(shipped, compressed), whole)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -109,6 +109,18 @@ def _same_source(found: Path, stated: str | None, actual: str) -> Check:
         return Check("source", True, f"made of {found}, {actual[:12]}", evidence)
     reason = f"made of another file ({stated[:12]})" if stated else "does not say what it was made of"
     return Check("source", False, f"{reason} than {found} ({actual[:12]}): export again", evidence)
+
+
+def _same_statements(stated: Mapping[str, str], expected: Mapping[str, str]) -> Check:
+    """The file says of its network, its accuracies and what the export did what follows from its model.atmc."""
+    own = {key.removeprefix(PREFIX): value for key, value in expected.items()}
+    differing = {key: value for key, value in own.items() if stated.get(key) != value}
+    unknown = [key for key in EXPORT_KEYS if key in stated and key not in own]
+    if differing or unknown:
+        names = ", ".join([*differing, *unknown])
+        evidence = {"stated": {key: stated.get(key) for key in (*differing, *unknown)}, "expected": differing}
+        return Check("metadata", False, f"the file states another {names} than its model.atmc: export again", evidence)
+    return Check("metadata", True, f"{', '.join(own)} as in model.atmc", {"equal": list(own)})
 
 
 def _parse(path: Path, key: str, stated: Mapping[str, str]) -> ModelCard | None:

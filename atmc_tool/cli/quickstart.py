@@ -58,7 +58,7 @@ def command(output: Path) -> None:
 def _show(run: Path) -> None:
     from atmc_tool.cli.render import show_line, show_table
     from atmc_tool.cli.run_folder import MODEL, ONNX, REPORT
-    from atmc_tool.cli.verify import verdict_line
+    from atmc_tool.cli.verdict import verdict_line
     from exporters.atmc_file import read_atmc
     from exporters.dense import dense_bytes, gzip_dense_bytes
 

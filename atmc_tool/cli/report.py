@@ -1,7 +1,8 @@
-"""`atmc-tool report`: what is seen of a run, as one HTML file."""
+"""`atmc-tool report`: what is seen of a run or of a verification, as one HTML file."""
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,11 +14,14 @@ if TYPE_CHECKING:
     from evaluators.report.run_report import Results
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_VERIFY_BYTES = 64 << 20
 
 
 @click.command("report", epilog="Example: atmc-tool report atmc-run -o run.html")
-@click.argument("run", metavar="[RUN]", required=False, type=PATH)
-@click.option("-o", "--output", type=PATH, help="The file to write; default: report.html in the run folder.")
+@click.argument("run", metavar="[RUN|verify.json]", required=False, type=PATH)
+@click.option(
+    "-o", "--output", type=PATH, help="The file to write; default: report.html in the run folder, verify.html."
+)
 @as_json
 @verbosity
 def command(run: Path | None, output: Path | None, as_json: bool) -> None:
@@ -25,23 +29,60 @@ def command(run: Path | None, output: Path | None, as_json: bool) -> None:
 
     RUN is the folder of a run of train or compress (default: atmc-run, or what atmc.yaml says), finished or not. Both
     write the report themselves when they end. A report.html is replaced, no other file is.
+
+    Of a verify.json, the page that verify wrote, but for the images that fool the network: only verify has them.
     """
-    from atmc_tool.cli.render import show_json, show_line
     from atmc_tool.cli.run_folder import RUN_REPORT, RunFolder
     from atmc_tool.cli.settings import resolve
+    from atmc_tool.files import write_atomic
     from atmc_tool.metrics import METRICS
+    from evaluators.report.verify_report import verify_report
 
+    if run is not None and run.is_file() and run.suffix == ".json":
+        target = output or run.with_suffix(".html")
+        _check_free(target)
+        write_atomic(target, verify_report(_read_verify(run)))
+        _say(target, as_json)
+        return
     folder = RunFolder(run or resolve().run)
     if not folder.config.is_file() and not (folder.path / METRICS).is_file():
         raise InputError(f"{folder.path} is not the folder of a run", expected=f"{folder.config.name} in it")
     target = output or folder.path / RUN_REPORT
-    if target.is_dir() or (target.exists() and target.name != RUN_REPORT):
-        raise UsageError(f"{target} exists", hint="name a file that is not there yet with -o")
+    if target.name != RUN_REPORT or target.is_dir():
+        _check_free(target)
     write_report(folder.path, target, _results(folder.path))
+    _say(target, as_json)
+
+
+def _check_free(target: Path) -> None:
+    if target.exists():
+        raise UsageError(f"{target} exists", hint="name a file that is not there yet with -o")
+
+
+def _say(target: Path, as_json: bool) -> None:
+    from atmc_tool.cli.render import show_json, show_line
+
     if as_json:
         show_json({"report": str(target)})
     else:
         show_line(f"report: {target}")
+
+
+def _read_verify(path: Path) -> dict[str, Any]:
+    """What `verify` wrote to `path`.
+
+    Raises:
+        InputError: missing, too large, or no such file.
+    """
+    from atmc_tool.files import read_bytes
+
+    try:
+        found = json.loads(read_bytes(path, MAX_VERIFY_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged", expected="JSON", got=str(error)) from error
+    if not isinstance(found, dict) or not isinstance(found.get("verdict"), dict):
+        raise InputError(f"{path} is no report of verify", expected="a verify.json, or the folder of a run")
+    return found
 
 
 def report_at_end(path: Path, results: "Results") -> None:

@@ -12,9 +12,10 @@ MODEL = "model.atmc"
 ONNX = "model.onnx"
 INT8 = "model.int8.onnx"
 REPORT = "verify.json"
+MANIFEST = "manifest.sha256"
 RUN_REPORT = "report.html"
 WRONG_KIND = {  # what users name by mistake: suffix → what it is, what to do
-    **dict.fromkeys((".pt", ".pth", ".th"), ("a trained network", "atmc-tool compress comes first")),
+    **dict.fromkeys((".pt", ".pth", ".th", ".safetensors"), ("a trained network", "atmc-tool compress comes first")),
     ".atmc": ("a compressed network", "atmc-tool export --onnx comes first"),
     ".onnx": ("an exported network", "name the model.atmc that it was made of"),
 }
@@ -44,7 +45,19 @@ class RunFolder:
     def own(self) -> list[Path]:
         """Everything that commands write here; `--overwrite` removes these and nothing else."""
         artefacts = (MODEL, ONNX, INT8, "model.safetensors")
-        names = ("metrics.jsonl", *artefacts, REPORT, RUN_REPORT, TENSORBOARD, MLFLOW, MLFLOW_RUN)
+        reports = (REPORT, report_name(Path(INT8)))
+        manifests = (MANIFEST, manifest_name(Path(INT8)))
+        names = (
+            "metrics.jsonl",
+            *artefacts,
+            *reports,
+            *(Path(name).with_suffix(".html").name for name in reports),
+            *manifests,
+            RUN_REPORT,
+            TENSORBOARD,
+            MLFLOW,
+            MLFLOW_RUN,
+        )
         return [self.config, self.checkpoints, *(self.path / name for name in names)]
 
     def check_free(self, made: Path, *, resume: bool, overwrite: bool) -> None:
@@ -86,6 +99,16 @@ class RunFolder:
         """Remove what killed writes of `own` files left."""
         for path in self.own():
             remove_leftovers(self.path, path.name)
+
+
+def report_name(artefact: Path) -> str:
+    """Name of the report on an exported file: verify.json for model.onnx, NAME.verify.json for NAME.onnx."""
+    return REPORT if artefact.name == ONNX else f"{artefact.stem}.{REPORT}"
+
+
+def manifest_name(artefact: Path) -> str:
+    """Name of the list of digests that verify leaves: by the same rule as `report_name`."""
+    return MANIFEST if artefact.name == ONNX else f"{artefact.stem}.{MANIFEST}"
 
 
 def locate(path: Path | None, run: Path, name: str) -> Path:

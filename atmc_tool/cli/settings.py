@@ -18,7 +18,9 @@ BUDGETS = ("keep", "size", "nominal_size")
 
 def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
     """The configuration of the running command. A later layer wins over an earlier one:
-    defaults, `recorded` (what files say), --preset, atmc.yaml or -c, --set, dedicated options.
+    defaults, `recorded` (what files say), --preset, atmc.yaml or -c, --set, --policy, dedicated options.
+
+    --policy takes the place of all policies beneath it, so that nothing in them can loosen it.
 
     Raises:
         UsageError: an unknown key, or a value out of range.
@@ -31,13 +33,27 @@ def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
     preset = options.pop("source.preset", None)
     file = options.pop("source.file", None) or (CONFIG_FILE if CONFIG_FILE.is_file() else None)
     assignments = options.pop("source.assignments", ())
+    policy = options.pop("source.policy", None)
     layers = [
         read_recipe(preset) if preset else {},
         read_yaml(file) if file else {},
         parse_assignments(assignments),
-        _nested(options),
     ]
-    return layered(leave_to_method(layers), recorded)
+    if policy is not None:
+        layers = [*(_without_policy(layer) for layer in layers), {"policy": _read_policy(policy)}]
+        recorded = None if recorded is None else _without_policy(recorded)
+    return layered(leave_to_method([*layers, _nested(options)]), recorded)
+
+
+def _read_policy(path: Path) -> dict[str, Any]:
+    from atmc_tool.settings import read_yaml
+    from evaluators.policy import parse_policy
+
+    return parse_policy(read_yaml(path), str(path)).to_json()
+
+
+def _without_policy(layer: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in layer.items() if key != "policy"}
 
 
 def layered(layers: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any] | None = None) -> "Config":

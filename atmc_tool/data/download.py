@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 
 from atmc_tool.errors import InputError
@@ -40,6 +41,21 @@ SHA256 = {
 }
 TIMEOUT = (4, 20)
 """Seconds to connect, and between two pieces of an answer: a machine without a network says so soon."""
+_forbidden: ContextVar[bool] = ContextVar("forbidden", default=False)
+
+
+@contextmanager
+def no_downloads() -> Iterator[None]:
+    """Within it `fetch` finds what is on this machine and uses no network."""
+    token = _forbidden.set(True)
+    try:
+        yield
+    finally:
+        _forbidden.reset(token)
+
+
+class ForbiddenError(OSError):
+    """A download was needed within `no_downloads`."""
 
 
 def fetch(name: str, files: Sequence[str], *, wanted: Path | None, url: str | None = None) -> Path:
@@ -54,6 +70,7 @@ def fetch(name: str, files: Sequence[str], *, wanted: Path | None, url: str | No
 
     pooch.get_logger().setLevel("ERROR")
     folder = Path(pooch.os_cache("atmc-tool")) / name
+    downloader = pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16)
     try:
         with nullcontext() if all((folder / file).is_file() for file in files) else _alone(folder):
             for file in files:
@@ -62,7 +79,7 @@ def fetch(name: str, files: Sequence[str], *, wanted: Path | None, url: str | No
                     known_hash=f"sha256:{SHA256[name][file]}",
                     fname=file,
                     path=folder,
-                    downloader=pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=2**16),
+                    downloader=_refuse if _forbidden.get() else downloader,
                 )
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: another checksum
         unzipped = " (.gz or not)" if files[0].endswith("-ubyte.gz") else ""
@@ -72,6 +89,10 @@ def fetch(name: str, files: Sequence[str], *, wanted: Path | None, url: str | No
             hint=f"put {', '.join(files)}{unzipped} into {place}",
         ) from error
     return folder
+
+
+def _refuse(*_: object) -> None:
+    raise ForbiddenError
 
 
 @contextmanager
@@ -92,6 +113,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, ForbiddenError):
+        return "downloads are forbidden"
     if isinstance(error, ValueError) and "hash" in str(error):
         return "what came has another checksum"
     return type(error).__name__

@@ -24,6 +24,10 @@ LIGHT: Mapping[str, str] = MappingProxyType(
         "mark": "#8a2be2",
         "warn": "#fff4e5",
         "warn-edge": "#b94700",
+        "pass": "#e6f4ec",
+        "pass-edge": "#00795c",
+        "fail": "#fdecee",
+        "fail-edge": "#c0182f",
     }
 )
 DARK: Mapping[str, str] = MappingProxyType(
@@ -44,5 +48,9 @@ DARK: Mapping[str, str] = MappingProxyType(
         "mark": "#c89bff",
         "warn": "#33260f",
         "warn-edge": "#f0a04b",
+        "pass": "#10291f",
+        "pass-edge": "#4cc9a0",
+        "fail": "#3a1a1d",
+        "fail-edge": "#ff7a7a",
     }
 )

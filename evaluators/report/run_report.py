@@ -6,13 +6,13 @@ should be a number and is none is left out. The same facts give the same bytes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 from evaluators.report.figures import Figure, Series, draw
 from evaluators.report.page import render
+from evaluators.report.plain import number, shown
 
-LARGEST, LAST_STEP = 1e30, 2**53  # a number beyond is damage and not drawn
+LAST_STEP = 2**53  # a step beyond is damage and not drawn
 LABELS = {  # of the key of metrics.jsonl, where a figure has more than one line
     "validation_clean": "clean",
     "validation_robust": "robust (PGD)",
@@ -68,7 +68,7 @@ def run_report(run: Run) -> bytes:
         accuracies=_accuracies(run.results) if run.results else [],
         measured=_measured(run.results) if run.results else [],
         figures=[{"title": f.title, "text": f.text(), "svg": draw(f), "marked": bool(f.marked())} for f in drawn],
-        events=[{"step": _shown(e["step"]), "epoch": _shown(e.get("epoch")), "text": e["warning"]} for e in events],
+        events=[{"step": shown(e["step"]), "epoch": shown(e.get("epoch")), "text": e["warning"]} for e in events],
         config=run.config,
     )
 
@@ -112,24 +112,10 @@ def _points(epochs: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, fl
     """(step, value) wherever both are numbers; of a step that stands there twice the later one."""
     found = {}
     for line in epochs:
-        step, value = line["step"], _number(line.get(key))
+        step, value = line["step"], number(line.get(key))
         if abs(step) <= LAST_STEP and value is not None:
             found[int(step)] = value
     return sorted(found.items())
-
-
-def _number(value: Any) -> float | None:
-    """`value` where it is a finite number of a sane size."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST or not isfinite(value):
-        return None
-    return float(value)
-
-
-def _shown(value: Any) -> str:
-    number = _number(value)
-    if number is None:
-        return "–"
-    return f"{number:,.0f}" if number == int(number) and abs(number) < 1e15 else f"{number:.4g}"
 
 
 def _facts(run: Run, epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -138,12 +124,12 @@ def _facts(run: Run, epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
     if epochs:
         last = epochs[-1]
         facts += [
-            ("epochs", _shown(last.get("epoch"))),
-            ("steps", f"{_shown(last['step'])} of {_shown(last.get('steps'))}"),
+            ("epochs", shown(last.get("epoch"))),
+            ("steps", f"{shown(last['step'])} of {shown(last.get('steps'))}"),
             ("training time", _duration(last.get("seconds"))),
         ]
         for key, name in (("validation_clean", "clean"), ("validation_robust", "robust")):
-            value = _number(last.get(key))
+            value = number(last.get(key))
             if value is not None:
                 facts.append((f"validation, {name}", f"{value:.4g}"))
     kept = run.results.kept if run.results else None
@@ -154,7 +140,7 @@ def _facts(run: Run, epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
 
 def _duration(value: Any) -> str:
     """90 → 1:30 min."""
-    seconds = _number(value)
+    seconds = number(value)
     if seconds is None or seconds < 0:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
@@ -178,10 +164,10 @@ def _accuracies(results: Results) -> list[tuple[str, str, str]]:
     """(which network, clean accuracy, robust accuracy); where classes are unbalanced also their means over classes."""
     rows = []
     for which, facts in _stated(results):
-        rows.append((which, _shown(facts.get("clean_accuracy")), _shown(facts.get("robust_accuracy"))))
+        rows.append((which, shown(facts.get("clean_accuracy")), shown(facts.get("robust_accuracy"))))
         balanced = [facts.get(f"balanced_{kind}_accuracy") for kind in ("clean", "robust")]
         if any(value is not None for value in balanced):
-            rows.append((f"{which}, mean over classes", _shown(balanced[0]), _shown(balanced[1])))
+            rows.append((f"{which}, mean over classes", shown(balanced[0]), shown(balanced[1])))
     return rows
 
 
@@ -189,9 +175,9 @@ def _measured(results: Results) -> list[str]:
     """How the accuracies were measured: a sentence, where that differs one for each network."""
     sentences = {}
     for which, facts in _stated(results):
-        text = f"{_shown(facts.get('n'))} images"
+        text = f"{shown(facts.get('n'))} images"
         if "robust_accuracy" in facts:
-            attack = f"PGD-{_shown(facts.get('steps'))}, worst of {_shown(facts.get('restarts'))} starts"
+            attack = f"PGD-{shown(facts.get('steps'))}, worst of {shown(facts.get('restarts'))} starts"
             text += f"; robust: {attack}, l-infinity, eps {facts.get('eps')}"
         sentences[which] = text
     if len(set(sentences.values())) == 1:

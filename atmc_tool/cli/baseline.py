@@ -1,0 +1,38 @@
+"""Reading what an artefact is compared with."""
+
+import json
+from pathlib import Path
+
+from atmc_tool.errors import InputError
+from atmc_tool.files import read_bytes, sha256
+from evaluators.baseline import BaselineFile
+from evaluators.classifier import MAX_BYTES, ClassifierFacts, OrtClassifier, parse_onnx
+
+EXPECTED = "a dense network (.onnx), or verify.json of an earlier verification"
+
+
+def read_baseline(path: Path, artefact: ClassifierFacts, provider: str, threads: int | None) -> BaselineFile:
+    """The baseline in the file `path`, which takes the images and gives the classes of the artefact.
+
+    Raises:
+        InputError: missing, damaged, of another kind, or of other images or classes.
+    """
+    content = read_bytes(path, MAX_BYTES)
+    if path.suffix == ".onnx":
+        classifier = OrtClassifier(parse_onnx(content, str(path)), provider, threads)
+        own, other = ((facts.image_shape, facts.n_classes) for facts in (artefact, classifier.facts))
+        if own != other:
+            what = "images {} and {} classes"
+            raise InputError(
+                f"the baseline {path} does not fit the artefact", expected=what.format(*own), got=what.format(*other)
+            )
+        return BaselineFile(str(path), sha256(content), classifier=classifier)
+    if path.suffix != ".json":
+        raise InputError(f"{path} is no baseline", expected=EXPECTED)
+    try:
+        report = json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged", expected="JSON", got=str(error)) from error
+    if not isinstance(report, dict) or "verdict" not in report:
+        raise InputError(f"{path} is no report of verify", expected=EXPECTED)
+    return BaselineFile(str(path), sha256(content), report=report)

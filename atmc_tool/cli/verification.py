@@ -1,0 +1,157 @@
+"""One exported file, attacked and judged: what `verify` and `compare` report on it. Needs no torch."""
+
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atmc_tool import __version__
+from atmc_tool.cli.baseline import read_baseline
+from atmc_tool.cli.data_source import data_folder, load_configured
+from atmc_tool.cli.launch import threads
+from atmc_tool.cli.origin import Origin, find_origin
+from atmc_tool.cli.render import staged
+from atmc_tool.cli.run_folder import MODEL
+from atmc_tool.data import DataSet, test_subset
+from atmc_tool.data.images import Images
+from atmc_tool.errors import UsageError
+from atmc_tool.files import read_bytes, sha256
+from atmc_tool.machine import processor
+from atmc_tool.settings import merge
+from evaluators.attack_plan import AttackSettings
+from evaluators.classifier import MAX_BYTES, RUNTIME, OrtClassifier, decoded_weights, parse_onnx
+from evaluators.gate import Check
+from evaluators.held_out import check_held_out
+from evaluators.parity import same_logits
+from evaluators.policy import parse_policy
+from evaluators.report.examples import Example, fooled_examples
+from evaluators.verification import Artefact, Verification, verify
+from exporters.atmc_file import describe
+from exporters.dense import dense_bytes, gzip_dense_bytes
+
+if TYPE_CHECKING:
+    from atmc_tool.config import Config
+    from atmc_tool.distributed import Ranks
+
+COMPARED = 64  # images on which the file is compared with the network in model.atmc
+SEED = 0  # of the choice of images and of the attacks, as at compression
+
+
+def verify_file(
+    path: Path,
+    provider: str,
+    ranks: "Ranks | None",
+    resolve: "Callable[[Mapping[str, Any] | None], Config]",
+    baseline: Path | None = None,
+) -> tuple[dict[str, Any], Verification, list[Example]]:
+    """The report on the exported file, what it rests on, and images that fool it; of several processes, each one's.
+
+    resolve:  what files say → the configuration
+    baseline: a dense network, or the report of an earlier verification, to compare with
+
+    Raises:
+        UsageError, InputError, MissingEnvironmentError: it can't be verified.
+    """
+    content = read_bytes(path, MAX_BYTES)
+    model = parse_onnx(content, str(path))
+    origin = find_origin(path, model, resolve(None).run)
+    config = resolve(merge(data_folder(path), origin.settings))
+    threat_model = config.threat_model.parse()
+    if threat_model is None:
+        raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
+    policy = parse_policy(config.policy)
+    data = load_configured(config)
+    images = test_subset(data.test, config.evaluation.n, SEED)
+    first = OrtClassifier(model, provider, threads())
+    with staged() as progress:
+        verification = verify(
+            lambda: OrtClassifier(model, provider, threads()),
+            images.images,
+            images.labels,
+            threat_model,
+            Artefact(str(path), len(content), sha256(content), origin.digests),
+            image_shape=first.facts.image_shape,
+            settings=AttackSettings(
+                steps=config.evaluation.steps,
+                restarts=config.evaluation.restarts,
+                square_queries=config.evaluation.square_queries,
+                seed=SEED,
+            ),
+            policy=policy,
+            expected=origin.expected,
+            decoded=None if origin.expected is None else decoded_weights(model, origin.expected.names),
+            recorded=origin.metrics.get("compressed"),
+            baseline=None if baseline is None else read_baseline(baseline, first.facts, provider, threads()),
+            progress=progress,
+            spread=ranks,
+        )
+    compared: list[Check] = [check_held_out(images.images, _seen(data))]
+    if origin.whole:
+        whole = OrtClassifier(origin.whole, provider, threads())
+        compared.append(same_logits(first, whole, images.floats()[:COMPARED]))
+    verification = verification.with_checks(*origin.checks, *compared)
+    report = {
+        "atmc_tool": __version__,
+        "provider": first.provider,
+        "provider_note": first.note,
+        "data": {"name": data.name, "sha256": data.digest},
+        "dense": origin.metrics.get("dense"),
+        **verification.to_json(data.class_names),
+        **_made_of(origin, path, len(content)),
+        "provenance": _provenance(first.provider),
+    }
+    found, examples = verification.robustness, []
+    if found is not None and found.robust is not None and found.adversarial is not None:
+        examples = fooled_examples(
+            first, images.images, images.labels, found.robust, found.adversarial, data.class_names
+        )
+    return report, verification, examples
+
+
+def _seen(data: DataSet) -> list[np.typing.NDArray[np.uint8]]:
+    """The images that training and selection see, where they are in memory."""
+    parts = [data.train, data.validation]
+    return [part.images for part in parts if isinstance(part, Images)]
+
+
+def _made_of(origin: Origin, path: Path, size: int) -> dict[str, Any]:
+    """`sizes` in bytes and `layers` of the network, as far as its model.atmc is there."""
+    if origin.compressed is None:
+        return {"sizes": {path.name: size}, "layers": []}
+    facts = describe(origin.content)
+    sizes = {
+        "dense": dense_bytes(origin.compressed),
+        "gzip of the pruned dense weights": gzip_dense_bytes(origin.compressed),
+        "nominal": -(-facts["totals"]["nominal_bits"] // 8),
+        MODEL: len(origin.content),
+        path.name: size,
+    }
+    layers = [
+        {
+            "name": layer["name"],
+            "shape": layer["shape"],
+            "kept": layer["kept"],
+            "total": layer["weights"],
+            "bits": max((factor["bits"] for factor in layer["factors"].values()), default=0),
+            "bytes": sum(factor["stored_bytes"] for factor in layer["factors"].values()),
+        }
+        for layer in facts["layers"]
+    ]
+    return {"sizes": sizes, "layers": layers}
+
+
+def _provenance(provider: str) -> dict[str, Any]:
+    """What measured, and how it was called; no date, so that equal measurements give equal reports."""
+    return {
+        "atmc_tool": __version__,
+        "onnxruntime": RUNTIME,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": {"system": platform.system(), "architecture": platform.machine(), **processor()},
+        "provider": provider,
+        "command": shlex.join(["atmc-tool", *sys.argv[1:]]),
+    }
