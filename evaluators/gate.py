@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
 from atmc_tool.errors import AtmcError
-from atmc_tool.threat_model import parse_threat_model
+from atmc_tool.threat_model import parse_eps
 from evaluators.statistics import Proportion
 
 RELEASE_SAMPLES = 512  # below, the interval is wider than ± 4.4 points
@@ -136,7 +136,7 @@ def _comparable(name: str, then: Any, now: Any) -> bool:
         return isinstance(then, int) and now >= then
     if name == "eps":
         try:
-            return math.isclose(parse_threat_model(str(then)).eps, parse_threat_model(now).eps)
+            return math.isclose(parse_eps(str(then)), parse_eps(now))
         except AtmcError:
             return False
     return bool(then == now)

@@ -126,7 +126,9 @@ def verify(
             )
         clean = accuracy(logits, targets)
         checks.append(check_determinism(classifier, floats[:DETERMINISM_IMAGES]))
-        robustness = attack(classifier, floats, targets, threat_model.eps, settings, progress, spread)
+        robustness = attack(
+            classifier, floats, targets, threat_model.eps, settings, progress, spread, threat_model.norm
+        )
         checks += _attack_checks(classifier, make_classifier(), floats, targets, robustness, threat_model.eps, settings)
     else:
         checks += [Check(name, None, "the outputs are no logits") for name in ("determinism", *ATTACK_CHECKS)]
@@ -228,7 +230,7 @@ def _policy_checks(
     pgd = robustness.white_box[0] if robustness is not None and robustness.white_box else None
     attack_conditions = {"norm": threat_model.norm, "eps": threat_model.text, "attack": "pgd"}
     if pgd is not None:
-        attack_conditions |= {name: pgd.parameters[name] for name in ("steps", "restarts")}
+        attack_conditions |= {name: pgd.parameters[name] for name in ("attack", "steps", "restarts")}
     required = policy.requires_drop
     return [
         at_least("min-clean", clean, policy.min_clean, "the outputs are no logits"),
