@@ -25,7 +25,7 @@ class AttackSettings:
     """How hard to attack.
 
     attack:          `standard`: PGD on two losses, APGD-T of as many steps towards the three likeliest classes on the
-                     samples still standing, Square; `autoattack`: APGD-CE, APGD-T, FAB-T and Square, each on the samples
+                     samples still standing, Square; `autoattack`: APGD-CE, APGD-T, FAB-T and Square, each on what is
                      still standing (Croce & Hein 2020, arXiv:2003.01690)
     steps, restarts: of PGD on the cross-entropy; PGD on the margin loss has one restart of as many steps
     step_size:       of PGD, in units of the image; None: 2.5·eps/steps

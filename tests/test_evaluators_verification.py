@@ -194,7 +194,7 @@ def test_report_is_plain_json_with_everything(honest: Verification) -> None:
 def test_progress_names_every_stage() -> None:
     seen: dict[str, tuple[int, int]] = {}
     run(n=60, progress=lambda stage, done, total: seen.update({stage: (done, total)}))
-    assert list(seen) == ["clean accuracy", "pgd-20 cross-entropy", "pgd-20 margin", "square"]
+    assert list(seen) == ["clean accuracy", "pgd-20 cross-entropy", "pgd-20 margin", "apgd-t", "square"]
     assert all(done == total for done, total in seen.values())
 
 
