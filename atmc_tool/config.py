@@ -11,7 +11,7 @@ from atmc_tool.baselines import BASELINES
 from atmc_tool.config_errors import explain
 from atmc_tool.errors import UsageError
 from atmc_tool.structure_names import STRUCTURES, parse_n_of_m
-from atmc_tool.threat_model import ThreatModel, parse_threat_model
+from atmc_tool.threat_model import Norm, ThreatModel, parse_threat_model
 from atmc_tool.units import parse_size
 
 
@@ -44,7 +44,7 @@ class ThreatModelConfig(_Section):
     """What the adversary may do; None: what the model's file says."""
 
     eps: str | None = None
-    norm: Literal["linf"] = "linf"
+    norm: Norm = "linf"
 
     @field_validator("eps", mode="before")
     @classmethod
@@ -260,12 +260,17 @@ class ComputeConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """The final measurement and `verify`: PGD with `steps` steps, worst of `restarts` starts, on `n` test images."""
+    """The final measurement and `verify`: PGD with `steps` steps, worst of `restarts` starts, on `n` test images.
 
+    attack:         of `verify`: `standard` or `autoattack`
+    square_queries: None: 300, with `autoattack` 5,000
+    """
+
+    attack: Literal["standard", "autoattack"] = "standard"
     steps: int = Field(20, ge=1)
     restarts: int = Field(3, ge=1)
     n: int = Field(1000, ge=1)
-    square_queries: int = Field(300, ge=0)
+    square_queries: int | None = Field(None, ge=0)
 
 
 class Config(_Section):
@@ -289,6 +294,15 @@ class Config(_Section):
     @classmethod
     def _one_is_a_list(cls, trackers: object) -> object:
         return (trackers,) if isinstance(trackers, str) else trackers
+
+    @model_validator(mode="after")
+    def _norm_of_attack(self) -> "Config":
+        for name, section in (("train", self.train), ("compress", self.compress)):
+            if self.threat_model.norm != "linf" and section.objective in ("free", "fgsm-rs", "n-fgsm"):
+                raise ValueError(f"{name}.objective {section.objective} is an attack in linf: threat_model.norm")
+        if self.threat_model.norm != "linf" and self.attack.fgsm_warmup:
+            raise ValueError("attack.fgsm_warmup is an attack in linf: threat_model.norm")
+        return self
 
     @model_validator(mode="after")
     def _loss_of_attack(self) -> "Config":

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from atmc_tool.errors import UsageError
-from atmc_tool.threat_model import ThreatModel, parse_threat_model
+from atmc_tool.threat_model import Norm, ThreatModel, parse_threat_model
 
 
 class ModelCard(BaseModel):
@@ -29,7 +29,7 @@ class ModelCard(BaseModel):
     std: tuple[float, ...] = (1.0,)
     data: str | None = None
     eps: str | None = None
-    norm: str = "linf"
+    norm: Norm = "linf"
     seed: int = 0
     metrics: dict[str, Any] = Field(default_factory=dict)
 
@@ -40,15 +40,13 @@ class ModelCard(BaseModel):
             raise ValueError("every standard deviation must be positive")
         return std
 
-    @field_validator("eps")
-    @classmethod
-    def _parses(cls, eps: str | None) -> str | None:
+    @model_validator(mode="after")
+    def _parses(self) -> "ModelCard":
         try:
-            if eps is not None:
-                parse_threat_model(eps)
+            self.threat_model()
         except UsageError as error:
             raise ValueError(str(error)) from error
-        return eps
+        return self
 
     @model_validator(mode="after")
     def _per_channel(self) -> "ModelCard":
@@ -58,4 +56,4 @@ class ModelCard(BaseModel):
 
     def threat_model(self) -> ThreatModel | None:
         """The stated threat model, or None where the network was trained without one."""
-        return None if self.eps is None else parse_threat_model(self.eps)
+        return None if self.eps is None else parse_threat_model(self.eps, self.norm)

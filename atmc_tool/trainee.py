@@ -54,7 +54,8 @@ class Trainee:
 
     def attack(self, progress: float) -> StepAttack:
         """The attack at `progress` of the schedule."""
-        return step_attack(self.schedule.objective, self.setup.attack, progress, guarded=self.guarded)
+        setup = self.setup
+        return step_attack(self.schedule.objective, setup.attack, progress, guarded=self.guarded, norm=setup.norm)
 
     def guard(self) -> None:
         """Take no attack of a single step any more."""

@@ -11,9 +11,9 @@ from atmc_tool.config import AttackConfig, ObjectiveName
 from atmc_tool.data import DataSet
 from atmc_tool.distributed import Ranks
 from atmc_tool.objectives import OBJECTIVES, attack_targets
-from atmc_tool.threat_model import ThreatModel
+from atmc_tool.threat_model import Norm, ThreatModel
 from atmc_tool.torch_classifier import TorchClassifier
-from atmc_tool.training_attack import StepAttack
+from atmc_tool.training_attack import StepAttack, random_starts
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Setup:
     seed: int
     compute: Compute = field(default_factory=Compute)
     ranks: Ranks = field(default_factory=Ranks)
+
+    @property
+    def norm(self) -> Norm:
+        """Of the threat model."""
+        return self.threat_model.norm if self.threat_model else "linf"
 
     def classifier(self, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> TorchClassifier:
         """The network with `weights`, its convolutions and products in `dtype`."""
@@ -49,7 +54,7 @@ def attacked(
 ) -> Tensor:
     """The images under `attack` on frozen weights; batch norm and dropout in evaluation mode, unless it says otherwise.
 
-    images, noise: (N, C, H, W), noise uniform in [-1, 1] for the random start; labels (N,)
+    images, noise: (N, C, H, W), noise for the random start as `random_starts` gives it; labels (N,)
     objective: of the training, which decides what is attacked: see `attack_targets`
     """
     setup.network.train(attack.train_mode)
@@ -87,7 +92,7 @@ def loss_and_gradients(
     """
     total = len(images)
     # random numbers for the whole batch on every rank: the same ones whatever the number of ranks
-    noise = torch.empty_like(images).uniform_(-1, 1) if eps and perturbation is None else None
+    noise = random_starts(images, attack.norm) if eps and perturbation is None else None
     ascent = None if perturbation is None else torch.zeros_like(perturbation)
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     named: dict[str, Tensor] = {}

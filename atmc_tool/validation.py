@@ -1,6 +1,7 @@
 """Accuracy on held-out training images while a training runs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from atmc_tool.data import DataSet
 from atmc_tool.data.data_set import limited_indices
 from atmc_tool.data.loader import device_images, to_floats
-from atmc_tool.training_attack import StepAttack
+from atmc_tool.training_attack import StepAttack, random_starts
 from atmc_tool.training_step import Setup, attacked
 
 IMAGES = 500
@@ -37,14 +38,14 @@ def validate(
     """
     setup.network.eval()
     classifier = setup.classifier(weights, None)
-    attacks = {"validation_robust": PGD_10} if setup.threat_model else {}
+    attacks = {"validation_robust": replace(PGD_10, norm=setup.norm)} if setup.threat_model else {}
     if setup.threat_model and single_step is not None:
         attacks["validation_single_step"] = single_step
     names = ("validation_clean", *attacks)
     correct = torch.zeros(len(names), device=images.device)
     torch.manual_seed(setup.seed)
     for part, answers in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-        noise = torch.empty(part.shape, device=part.device).uniform_(-1, 1)
+        noise = random_starts(torch.empty(part.shape, device=part.device), setup.norm)
         share = setup.ranks.share(len(part))
         if share.start == share.stop:
             continue

@@ -11,11 +11,12 @@ from atmc_tool.attacks.pgd import default_step_size, pgd
 from atmc_tool.attacks.square import square
 from atmc_tool.attacks.standing import SampleAttack
 from atmc_tool.attacks.starts import start_noise
-from atmc_tool.attacks.targets import MOST_TARGETS, likely_target
+from atmc_tool.attacks.targets import likely_target, n_targets
 from atmc_tool.errors import UsageError
 from atmc_tool.threat_model import Norm
 
 AttackName = Literal["standard", "autoattack"]
+LIKELY_TARGETS = 3  # of APGD-T in the standard attack
 SQUARE_QUERIES: Mapping[AttackName, int] = {"standard": 300, "autoattack": 5000}
 
 
@@ -23,11 +24,12 @@ SQUARE_QUERIES: Mapping[AttackName, int] = {"standard": 300, "autoattack": 5000}
 class AttackSettings:
     """How hard to attack.
 
-    attack:          `standard`: PGD on two losses, APGD-T, Square, each on all of its images; `autoattack`: APGD-CE,
-                     APGD-T, FAB-T and Square, each on the samples still standing (Croce & Hein 2020, arXiv:2003.01690)
+    attack:          `standard`: PGD on two losses, APGD-T of as many steps towards the three likeliest classes on the
+                     samples still standing, Square; `autoattack`: APGD-CE, APGD-T, FAB-T and Square, each on what is
+                     still standing (Croce & Hein 2020, arXiv:2003.01690)
     steps, restarts: of PGD on the cross-entropy; PGD on the margin loss has one restart of as many steps
     step_size:       of PGD, in units of the image; None: 2.5·eps/steps
-    auto_steps:      of APGD and FAB
+    auto_steps:      of APGD and FAB in `autoattack`
     square_queries:  of the Square attack, per sample; 0 leaves it out; None: 300, with `autoattack` 5,000
     square_samples:  it attacks the first so many images, with `autoattack` all
     seed:            of starts and squares
@@ -82,25 +84,26 @@ class PlannedAttack:
 
 def plan(classifier: Classifier, eps: float, norm: Norm, classes: int, settings: AttackSettings) -> list[PlannedAttack]:
     """The attacks of `settings.attack` on a classifier of so many classes, in their order; white-box ones first."""
-    maker = _Maker(classifier, eps, norm, min(MOST_TARGETS, classes - 1), settings)
     if settings.attack == "standard":
-        planned = [maker.pgd("cross_entropy", settings.restarts), maker.pgd("margin", 1)]
-    else:
-        planned = [maker.apgd_ce(), maker.apgd_t(), maker.fab_t()]
-    if settings.queries:
-        planned.append(maker.square())
-    return [replace(attack, standing=settings.attack == "autoattack") for attack in planned]
+        maker = _Maker(classifier, eps, norm, min(LIKELY_TARGETS, classes - 1), settings, settings.steps)
+        left = replace(maker.apgd_t(), standing=True)
+        planned = [maker.pgd("cross_entropy", settings.restarts), maker.pgd("margin", 1), left]
+        return [*planned, maker.square()] if settings.queries else planned
+    maker = _Maker(classifier, eps, norm, n_targets(classes), settings, settings.auto_steps)
+    planned = [maker.apgd_ce(), maker.apgd_t(), maker.fab_t(), *([maker.square()] if settings.queries else [])]
+    return [replace(attack, standing=True) for attack in planned]
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes attacks of one classifier under one threat model; `n_targets` of the targeted ones."""
+    """Makes attacks of one classifier under one threat model; `n_targets` and `auto_steps` are of APGD and FAB."""
 
     classifier: Classifier
     eps: float
     norm: Norm
     n_targets: int
     settings: AttackSettings
+    auto_steps: int
 
     def pgd(self, loss: Loss, restarts: int) -> PlannedAttack:
         steps, eps = self.settings.steps, self.eps
@@ -124,7 +127,7 @@ class _Maker:
         return PlannedAttack(f"pgd-{steps} {loss.replace('_', '-')}", self._stated("pgd", parameters, loss), attempts)
 
     def apgd_ce(self) -> PlannedAttack:
-        parameters = {"steps": self.settings.auto_steps, "restarts": 1, "start": "on the sphere"}
+        parameters = {"steps": self.auto_steps, "restarts": 1, "start": "on the sphere"}
         stated = self._stated("apgd", parameters, "cross_entropy")
         return PlannedAttack("apgd-ce", stated, [lambda x, y, indices: self._apgd(x, y, indices, 0, "cross_entropy")])
 
@@ -132,12 +135,12 @@ class _Maker:
         def attempt(rank: int) -> SampleAttack:
             return lambda x, y, indices: self._apgd(x, y, indices, rank, "dlr", self._target(x, y, rank))
 
-        parameters = {"steps": self.settings.auto_steps, "targets": self.n_targets, "start": "on the sphere"}
+        parameters = {"steps": self.auto_steps, "targets": self.n_targets, "start": "on the sphere"}
         attempts = [attempt(rank) for rank in range(self.n_targets)]
         return PlannedAttack("apgd-t", self._stated("apgd", parameters, "dlr"), attempts)
 
     def fab_t(self) -> PlannedAttack:
-        steps = self.settings.auto_steps
+        steps = self.auto_steps
 
         def attempt(rank: int) -> SampleAttack:
             return lambda x, y, _: fab(
@@ -167,7 +170,7 @@ class _Maker:
             x,
             y,
             self.eps,
-            steps=self.settings.auto_steps,
+            steps=self.auto_steps,
             noise=self._noise(x, start, indices),
             loss=loss,
             targets=targets,

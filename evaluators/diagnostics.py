@@ -124,7 +124,7 @@ def check_white_box_strongest(measured: Robustness) -> Check:
     black = int(square.robust.sum())
     evidence = {"n": n, "white_box": white / n, "square": black / n}
     stronger = white - black > max(STRONGER[0], STRONGER[1] * n)
-    reason = f"accuracy under PGD {white / n:.4f}, under Square {black / n:.4f} (n {n})"
+    reason = f"accuracy under the white-box attacks {white / n:.4f}, under Square {black / n:.4f} (n {n})"
     return Check("white-box-strongest", not stronger, reason + (": masking suspected" if stronger else ""), evidence)
 
 

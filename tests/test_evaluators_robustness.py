@@ -6,6 +6,7 @@ from numpy_classifiers import BlackBox, Mlp, digits, fit
 
 from atmc_tool.attacks.classifier import correct
 from atmc_tool.errors import UsageError
+from evaluators.attack_plan import AttackSettings
 from evaluators.diagnostics import (
     check_gradients,
     check_large_eps,
@@ -14,7 +15,7 @@ from evaluators.diagnostics import (
     check_white_box,
     check_white_box_strongest,
 )
-from evaluators.robustness import AttackSettings, Robustness, attack
+from evaluators.robustness import Robustness, attack
 
 SETTINGS = AttackSettings(steps=10, restarts=2, square_queries=100, square_samples=100, batch_size=64)
 
@@ -31,10 +32,13 @@ def measured(held_out: tuple[np.ndarray, np.ndarray]) -> Robustness:
 
 
 def test_union_is_the_worst_case_of_every_sample(measured: Robustness, held_out: tuple[np.ndarray, np.ndarray]) -> None:
-    cross_entropy, margin_loss = measured.white_box
+    cross_entropy, margin_loss, targeted = measured.white_box
     square = measured.black_box
     assert len(square.robust) == 100
     expected = cross_entropy.robust & margin_loss.robust
+    assert targeted.parameters["attacked"] == expected.sum()
+    assert not (targeted.robust & ~expected).any()
+    expected &= targeted.robust
     expected[:100] &= square.robust
     np.testing.assert_array_equal(measured.robust, expected)
     assert 20 < measured.robust.sum() < 180
@@ -48,10 +52,12 @@ def test_union_is_the_worst_case_of_every_sample(measured: Robustness, held_out:
 
 def test_every_attack_states_its_parameters(measured: Robustness) -> None:
     stated = [result.to_json()["parameters"] for result in measured.attacks]
-    assert [(p["attack"], p["eps"], p["seed"]) for p in stated] == [("pgd", 0.05, 0)] * 2 + [("square", 0.05, 0)]
+    assert [p["attack"] for p in stated] == ["pgd", "pgd", "apgd", "square"]
+    assert all((p["norm"], p["eps"], p["seed"]) == ("linf", 0.05, 0) for p in stated)
     assert stated[0]["restarts"] == 2
     assert stated[0]["step_size"] == pytest.approx(2.5 * 0.05 / 10)
-    assert stated[2]["queries"] == 100
+    assert stated[2]["targets"] == 3
+    assert stated[3]["queries"] == 100
 
 
 def test_a_harder_attack_leaves_less(held_out: tuple[np.ndarray, np.ndarray], measured: Robustness) -> None:
@@ -154,8 +160,35 @@ def test_one_percent_of_gradients_may_be_useless(
         {"square_samples": 0},
         {"batch_size": 0},
         {"seed": -1},
+        {"auto_steps": 0},
+        {"attack": "weak"},
     ],
 )
 def test_settings_out_of_range(values: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(values))):
         AttackSettings(**values)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("l2", 0.4)])
+def test_autoattack_spends_nothing_on_the_fooled_and_finds_what_the_standard_attack_finds(
+    norm: str, eps: float, held_out: tuple[np.ndarray, np.ndarray]
+) -> None:
+    settings = AttackSettings("autoattack", auto_steps=20, square_queries=50)
+    seen: list[tuple[str, int, int]] = []
+    auto = attack(fit(), *held_out, eps, settings, lambda *done: seen.append(done), norm=norm)
+    assert [result.name for result in auto.attacks] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    left = [len(held_out[1]), *(int(result.robust.sum()) for result in auto.attacks)]
+    assert [result.parameters["attacked"] for result in auto.attacks] == left[:-1]
+    assert left == sorted(left, reverse=True)
+    np.testing.assert_array_equal(auto.attacks[-1].robust, auto.robust)
+    np.testing.assert_array_equal(correct(fit().logits(auto.adversarial), held_out[1]), auto.robust)
+    assert all(result.violations == 0 for result in auto.attacks)
+    assert {name for name, _, _ in seen} == {"apgd-ce", "apgd-t", "fab-t", "square"}
+    assert all(any(s == name and done == total for s, done, total in seen) for name in ("apgd-ce", "square"))
+    again = attack(fit(), *held_out, eps, settings, norm=norm)
+    np.testing.assert_array_equal(again.adversarial, auto.adversarial)
+    standard = attack(fit(), *held_out, eps, SETTINGS, norm=norm)
+    assert abs(int(standard.robust.sum()) - int(auto.robust.sum())) <= 6  # of 200; with 10 steps
+    assert check_threat_model(auto, eps).passed
+    assert check_recomputed(fit(), held_out[1], auto, 64).passed
+    assert check_white_box_strongest(auto).passed

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy_classifiers import digits, fit
 
-from evaluators.robustness import AttackSettings, attack
+from evaluators.attack_plan import AttackSettings
+from evaluators.robustness import attack
 from evaluators.spread import Spread
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from numpy_classifiers import BatchNormalised, BlackBox, Masked, Mlp, Noisy, Sof
 from atmc_tool.attacks.classifier import Classifier
 from atmc_tool.errors import InputError
 from atmc_tool.threat_model import parse_threat_model
+from evaluators.attack_plan import AttackSettings
 from evaluators.parity import ExpectedWeights
 from evaluators.policy import parse_policy
-from evaluators.robustness import AttackSettings
 from evaluators.verification import Artefact, Verification, verify
 
 ARTEFACT = Artefact("model.onnx", 20_000, "ab" * 32, {"model.atmc": "cd" * 32})
@@ -194,7 +194,7 @@ def test_report_is_plain_json_with_everything(honest: Verification) -> None:
 def test_progress_names_every_stage() -> None:
     seen: dict[str, tuple[int, int]] = {}
     run(n=60, progress=lambda stage, done, total: seen.update({stage: (done, total)}))
-    attacks = ["pgd-20 cross-entropy", "pgd-20 margin", "square"]
+    attacks = ["pgd-20 cross-entropy", "pgd-20 margin", "apgd-t", "square"]
     assert list(seen) == ["clean accuracy", *attacks, "twice the budget", "other eps"]
     assert all(done == total for done, total in seen.values())
 

@@ -40,11 +40,11 @@ def l2_start(x: Array, eps: float, seed: int, indices: Sequence[int]) -> Array:
     n, channels, height, width = x.shape
     side = max(min(height, width) // TILES, 1)
     across, down = width // side, height // side
-    drawn = draws(seed, indices, 0, 2 * channels * down * across).reshape(2, n, channels, down, across)
+    drawn = draws(seed, indices, 0, 2 * channels * down * across).reshape(n, 2, channels, down, across)
     pattern = np.zeros((n, channels, height, width), np.float32)
     window = bump(side) if side > 1 else np.ones((1, 1), np.float32)
-    tiles = np.where((drawn[1] < 0.5)[..., None, None], window, window.T)
-    tiles = tiles * np.where(drawn[0] < 0.5, -1, 1)[..., None, None]
+    tiles = np.where((drawn[:, 1] < 0.5)[..., None, None], window, window.T)
+    tiles = tiles * np.where(drawn[:, 0] < 0.5, -1, 1)[..., None, None]
     top, left = (height - down * side) // 2, (width - across * side) // 2
     grid = tiles.transpose(0, 1, 2, 4, 3, 5).reshape(n, channels, down * side, across * side)
     pattern[:, :, top : top + down * side, left : left + across * side] = grid

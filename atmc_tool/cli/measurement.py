@@ -61,6 +61,7 @@ def measure(
                 threat_model.eps if threat_model else 0.0,
                 steps=evaluation.steps,
                 restarts=evaluation.restarts if threat_model else 0,
+                norm=threat_model.norm if threat_model else "linf",
                 seed=SEED,
                 first_index=share.start,
                 progress=progress,

@@ -31,9 +31,9 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
 
 def _check_eps(text: str) -> None:
-    from atmc_tool.threat_model import parse_threat_model
+    from atmc_tool.threat_model import parse_eps
 
-    parse_threat_model(text)
+    parse_eps(text)
 
 
 def _check_size(text: str) -> None:
@@ -129,11 +129,12 @@ def config_sources(command: F) -> F:
 
 
 def network_and_data(command: F) -> F:
-    """`--arch`, `--data`, `--data-dir`, `--eps`, `--seed`, `--device`."""
+    """`--arch`, `--data`, `--data-dir`, `--eps`, `--norm`, `--seed`, `--device`."""
     return _join(
         setting("model.arch", "--arch", metavar="NAME", help="Built-in network, pkg.mod:callable or file.py:callable."),
         data,
-        setting("threat_model.eps", "--eps", type=EPS, help="Radius of the l-infinity ball: 8/255 or 0.1."),
+        setting("threat_model.eps", "--eps", type=EPS, help="Radius of the ball of the norm: 8/255 or 0.1."),
+        norm,
         setting("seed", "--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of everything random; default 0."),
         setting("device", "--device", metavar="NAME", help="auto (default), cpu or cuda:0."),
     )(command)
@@ -210,5 +211,8 @@ def is_verbose() -> bool:
     return bool(click.get_current_context().meta.get(f"{_META}.verbose"))
 
 
+norm = setting(
+    "threat_model.norm", "--norm", type=click.Choice(["linf", "l2"]), help="Norm of the perturbation; default linf."
+)
 run_folder = setting("run", "--run", type=PATH, help="The run folder; default: atmc-run, or what atmc.yaml says.")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")

@@ -70,7 +70,8 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     card = _parse(path, "card", stated)
     settings: dict[str, Any] = {}
     if card is not None:
-        settings = {"data": {"name": card.data}, "threat_model": {"eps": card.eps}, "seed": card.seed}
+        threat_model = {"eps": card.eps, "norm": card.norm}
+        settings = {"data": {"name": card.data}, "threat_model": threat_model, "seed": card.seed}
     metrics = _metrics(_json(path, "metrics", stated))
     digests = {"source": digest} if digest else {}
     if found is None:

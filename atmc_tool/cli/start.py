@@ -166,6 +166,7 @@ def _start(
             std=std,
             data=data.name,
             eps=threat_model.text,
+            norm=threat_model.norm,
             seed=config.seed,
         ),
         digest=digest,
@@ -188,7 +189,7 @@ def _card_settings(card: ModelCard | None) -> dict[str, Any]:
         "seed": card.seed,
         "model": {"mean": card.mean, "std": card.std},
         "data": {"name": card.data},
-        "threat_model": {"eps": card.eps},
+        "threat_model": {"eps": card.eps, "norm": card.norm},
     }
 
 

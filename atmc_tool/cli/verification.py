@@ -76,6 +76,7 @@ def verify_file(
             Artefact(str(path), len(content), sha256(content), origin.digests),
             image_shape=first.facts.image_shape,
             settings=AttackSettings(
+                attack=config.evaluation.attack,
                 steps=config.evaluation.steps,
                 restarts=config.evaluation.restarts,
                 square_queries=config.evaluation.square_queries,

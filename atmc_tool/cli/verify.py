@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atmc_tool.cli.options import BYTES, EPS, PATH, as_json, config_sources, data, run_folder, setting, verbosity
+from atmc_tool.cli.options import BYTES, EPS, PATH, as_json, config_sources, data, norm, run_folder, setting, verbosity
 from atmc_tool.errors import GateFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,14 @@ STDOUT = Path("-")
 @click.command("verify", epilog="Example: atmc-tool verify --min-robust 0.6 --max-bytes 20KB")
 @click.argument("artefact", metavar="[RUN|model.onnx]", type=PATH, required=False)
 @data
-@setting("threat_model.eps", "--eps", type=EPS, help="Radius of the l-infinity ball; default: as compressed.")
+@setting("threat_model.eps", "--eps", type=EPS, help="Radius of the ball of the norm; default: as compressed.")
+@norm
+@setting(
+    "evaluation.attack",
+    "--attack",
+    type=click.Choice(["standard", "autoattack"]),
+    help="Which attacks; default standard.",
+)
 @setting("evaluation.steps", "--steps", type=click.IntRange(1), help="Steps of PGD; default 20.")
 @setting("evaluation.restarts", "--restarts", type=click.IntRange(1), help="Starts of PGD; default 3.")
 @setting("evaluation.n", "-n", type=click.IntRange(1), help="Test images; default 1000.")
