@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError, InputError, MissingEnvironmentError, UsageError
@@ -149,7 +149,7 @@ class OrtClassifier:
             InputError: images of another shape or type.
         """
         self._check_images(images)
-        return _run(self._forward, {self.facts.input_name: images})[0]
+        return self._run(self._forward, images)[0]
 
     def logits_and_gradient(
         self,
@@ -174,13 +174,36 @@ class OrtClassifier:
         if key not in self._gradients:
             # One graph per loss: onnxruntime computes all outputs of a graph, fetched or not.
             # As floats: onnxruntime 1.31 moves quantisation through the gradient's nodes and then fails to load it.
-            differentiated = differentiate(self._model, [loss], targeted=targets is not None)
+            differentiated = differentiate(self._model, [loss], targeted=targets is not None, observe=self._observed)
             self._gradients[key] = self._session(differentiated, {"session.disable_quant_qdq": "1"})
-        session = self._gradients[key]
+        logits, gradient = self._run(self._gradients[key], images, *fed.values())
+        return logits, gradient
+
+    def _run(self, session: ort.InferenceSession, *arrays: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """The outputs for `arrays`, in the order of the inputs; as many at a time as the network takes, if that is fixed.
+
+        What is missing in the last part is filled up with its last image.
+        """
         # The image comes first of them: initialisers, which a file may list as inputs too, are none of a session's.
         names = [info.name for info in session.get_inputs()]
-        logits, gradient = _run(session, dict(zip(names, (images, *fed.values()), strict=True)))
-        return logits, gradient
+        n, size = len(arrays[0]), self.facts.batch
+        if size is None:
+            return _run(session, dict(zip(names, arrays, strict=True)))
+        chosen = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
+        parts = [_run(session, {name: a[rows] for name, a in zip(names, arrays, strict=True)}) for rows in chosen]
+        return [np.concatenate(results)[:n] for results in zip(*parts, strict=True)]
+
+    def _observed(self, model: ModelProto, n: int) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Type and shape of every value of `model`, which has this classifier's image, on `n` images."""
+        every = ModelProto()
+        every.CopyFrom(model)
+        del every.graph.output[:]
+        names = [name for node in every.graph.node for name in node.output if name]
+        every.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        image = np.full((self.facts.batch or n, *self.facts.image_shape), 0.5, np.float32)
+        values = _run(self._session(every), {self.facts.input_name: image})
+        kinds = (helper.np_dtype_to_tensor_dtype(value.dtype) for value in values)
+        return {name: (kind, value.shape) for name, kind, value in zip(names, kinds, values, strict=True)}
 
     def _session(self, model: ModelProto, entries: Mapping[str, str] = MappingProxyType({})) -> ort.InferenceSession:
         options = _options()
@@ -190,10 +213,9 @@ class OrtClassifier:
         return _load(model, options, self._providers)
 
     def _check_images(self, images: NDArray[Any]) -> None:
-        batch = self.facts.batch or "N"
-        expected = f"float32 ({', '.join(map(str, (batch, *self.facts.image_shape)))})"
+        expected = f"float32 ({', '.join(map(str, ('N', *self.facts.image_shape)))})"
         shape_fits = images.ndim == 4 and images.shape[1:] == self.facts.image_shape and len(images) > 0
-        if not shape_fits or images.dtype != np.float32 or self.facts.batch not in (None, len(images)):
+        if not shape_fits or images.dtype != np.float32:
             raise InputError("images do not fit the network", expected=expected, got=f"{images.dtype} {images.shape}")
 
     def _check_classes(self, name: str, classes: NDArray[Any], n: int) -> None:

@@ -1,28 +1,34 @@
 """An ONNX graph to read from and to add nodes to: names, types, shapes, values; and the part of it that one needs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from atmc_tool.errors import AtmcError, InputError
+
+
+# (model, number of images) → type and shape of each of its values, as they are when it runs on so many images
+Observe = Callable[[ModelProto, int], Mapping[str, tuple[int, tuple[int, ...]]]]
 
 
 class GraphBuilder:
     """A copy of a model's graph with shapes inferred, to which nodes are added under names that never clash.
 
-    Local functions are inlined, so that every node is an operator. `forward` holds the nodes that were there.
+    Every node must be an operator, none a local function. `forward` holds the nodes that were there. `observe` is asked
+    where onnx can't infer all shapes: code that reshapes by sizes that the graph computes leaves gaps.
     """
 
-    def __init__(self, model: ModelProto) -> None:
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
+    def __init__(self, model: ModelProto, observe: Observe | None = None) -> None:
         self.model = _with_shapes(model)
         graph = self.model.graph
+        if observe is not None and not _all_shapes(graph):
+            del graph.value_info[:]
+            graph.value_info.extend(_observed(model, observe))
         self.forward = tuple(graph.node)
         self._infos = {info.name: info.type.tensor_type for info in _value_infos(graph)}
         self._values = {tensor.name: tensor for tensor in graph.initializer}
@@ -97,14 +103,19 @@ class GraphBuilder:
         return sizes
 
     def known(self, name: str) -> NDArray[Any]:
-        """The value of an initialiser or Constant.
+        """A value that does not depend on what the graph is fed: stored, or computed from what is.
 
         Raises:
-            AtmcError: the value is computed by the graph.
+            AtmcError: it does.
         """
-        if name not in self._values:
+        if name in self._values:
+            return numpy_helper.to_array(self._values[name])
+        part = subgraph(self.model, [name])
+        stored = {tensor.name for tensor in part.graph.initializer}
+        if any(info.name not in stored for info in part.graph.input):
             raise AtmcError(f"{name!r} must be a constant of the graph", hint="simplify the graph before you export it")
-        return numpy_helper.to_array(self._values[name])
+        value: NDArray[Any] = ReferenceEvaluator(part).run(None, {})[0]
+        return value
 
 
 def _with_shapes(model: ModelProto) -> ModelProto:
@@ -121,6 +132,25 @@ def _with_shapes(model: ModelProto) -> ModelProto:
     del inferred.graph.node[:]
     inferred.graph.node.extend(model.graph.node)
     return inferred
+
+
+def _all_shapes(graph: GraphProto) -> bool:
+    """Whether the shape of every value is known but for its first dimension, which may be the batch's."""
+    infos = {info.name: info.type.tensor_type for info in _value_infos(graph)}
+    types = [infos.get(name) for node in graph.node for name in node.output if name]
+    return all(
+        t is not None and t.HasField("shape") and all(d.HasField("dim_value") for d in t.shape.dim[1:]) for t in types
+    )
+
+
+def _observed(model: ModelProto, observe: Observe) -> Iterator[ValueInfoProto]:
+    """Shapes for two and for three images: what differs depends on the batch, and gets no number."""
+    two, three = observe(model, 2), observe(model, 3)
+    for name, (kind, shape) in two.items():
+        other = three[name][1]
+        if len(shape) == len(other):
+            dimensions = [a if a == b else "batch" for a, b in zip(shape, other, strict=True)]
+            yield helper.make_tensor_value_info(name, kind, dimensions)
 
 
 def opset(model: ModelProto) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError
 from evaluators.classifier import OrtClassifier, optimized_operators
+from evaluators.onnx_dialect import EXPANDED
 from evaluators.onnx_gradient import LOSSES, differentiate
 from evaluators.onnx_graph import subgraph
 from evaluators.onnx_rules import RULES
@@ -61,6 +62,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
             {"s": weights(144), "b": weights(144), "m": weights(144), "v": weights(144) ** 2 + 0.1},
         ),
     ],
+    "CastLike": [("d = CastLike(x, c)\ny = Cast<to=1>(d)", {"c": np.float64(0)})],
     "Cast": [("d = Cast<to=11>(x)\ny = Cast<to=1>(d)", {})],
     "Celu": [("y = Celu(x)", {}), ("y = Celu<alpha=0.3>(x)", {})],
     "Clip": [
@@ -99,11 +101,16 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "ConvTranspose": [
         ("y = ConvTranspose<strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>(x, w)", {"w": weights(4, 3, 3, 3)}),
     ],
+    "DepthToSpace": [
+        ("y = DepthToSpace<blocksize=2>(x)", {}),
+        ('h = Conv(x, w)\ny = DepthToSpace<blocksize=2, mode="CRD">(h)', {"w": weights(12, 4, 1, 1)}),
+    ],
     "Div": [
         ("y = Div(x, c)", {"c": np.abs(weights(4, 1, 6)) + 0.5}),
         ("e = Add(x, two)\ny = Div(c, e)", {"c": weights(4, 1, 1), "two": np.float32(2)}),
         ("e = Add(x, two)\nm = ReduceMean(e, a)\ny = Div(x, m)", {"two": np.float32(2), "a": [1]}),
     ],
+    "Dropout": [("y = Dropout(x)", {}), ("y, m = Dropout(x, r, t)", {"r": np.float32(0.5), "t": np.array(False)})],
     "Einsum": [
         ('y = Einsum<equation="nchw,chk->nkw">(x, w)', {"w": weights(4, 6, 3)}),
         ('y = Einsum<equation="nchw, nchv -> nvw">(x, x)', {}),
@@ -129,6 +136,10 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("y = Gather<axis=1>(x, i)", {"i": np.array(2)}),
         ("y = Gather<axis=-1>(x, i)", {"i": [[0, 5, 5], [-1, 2, 0]]}),
         ("f1 = Flatten(x)\ny = Gather<axis=1>(f1, i)", {"i": np.array([3, 143, 3], np.int32)}),
+    ],
+    "GatherElements": [
+        ("y = GatherElements<axis=2>(x, i)", {"i": np.array([0, 5, 5, 1] * 18).reshape(3, 4, 1, 6)}),
+        ("y = GatherElements<axis=3>(x, i)", {"i": np.arange(216).reshape(3, 4, 6, 3) % 6}),
     ],
     "GatherND": [
         (
@@ -174,6 +185,11 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "HardSwish": [("e = Mul(x, c)\ny = HardSwish(e)", {"c": np.float32(9)})],
     "Identity": [("y = Identity(x)", {})],
     "InstanceNormalization": [("y = InstanceNormalization<epsilon=0.01>(x, s, b)", {"s": weights(4), "b": weights(4)})],
+    "LRN": [
+        ("y = LRN<size=3, alpha=0.9, beta=0.6, bias=1.5>(x)", {}),
+        ("y = LRN<size=4, alpha=2.0>(x)", {}),
+        ("e = Mul(x, c)\ny = LRN<size=9>(e)", {"c": np.float32(30)}),
+    ],
     "LayerNormalization": [
         ("y = LayerNormalization(x, s, b)", {"s": weights(6), "b": weights(6)}),
         ("y = LayerNormalization<axis=1, epsilon=0.1>(x, s)", {"s": weights(4, 6, 6)}),
@@ -204,6 +220,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("y = MaxPool<kernel_shape=[3,2], dilations=[2,1], pads=[1,0,0,1]>(x)", {}),
         ('y = MaxPool<kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER">(x)', {}),
     ],
+    "Mean": [("e = Tanh(x)\nm = ReduceMean(x, a)\ny = Mean(x, e, m)", {"a": [1]})],
     "Min": [("y = Min(x, c)", {"c": weights(4, 1, 6)}), ("m = ReduceMean(x, a)\ny = Min(m, x)", {"a": [2, 3]})],
     "Mish": [("y = Mish(x)", {})],
     "Mul": [
@@ -254,6 +271,22 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('y = Resize<mode="linear", coordinate_transformation_mode="align_corners">(x, , , t)', {"t": [3, 4, 9, 4]}),
         ('y = Resize<mode="cubic">(x, , s)', {"s": np.array([1, 1, 0.7, 2.5], np.float32)}),
     ],
+    "ScatterElements": [
+        ("y = ScatterElements<axis=1>(x, i, u)", {"i": np.full((3, 1, 2, 6), 2), "u": np.ones((3, 1, 2, 6), "f4")}),
+        ("y = ScatterElements<axis=3>(c, i, x)", {"i": np.tile(np.arange(6), (3, 4, 6, 1)), "c": weights(3, 4, 7, 9)}),
+        (
+            's = Slice(x, j, k, a)\ny = ScatterElements<axis=3, reduction="add">(x, i, s)',
+            {"i": np.full((3, 4, 6, 2), 1), "j": [0], "k": [2], "a": [3]},
+        ),
+    ],
+    "ScatterND": [
+        ("y = ScatterND(x, i, u)", {"i": [[0, 1], [2, 3]], "u": np.ones((2, 6, 6), np.float32)}),
+        (
+            'e = Tanh(x)\nt = Transpose<perm=[1,0,2,3]>(e)\ng = Gather<axis=0>(t, j)\n'
+            "s = ScatterND(t, i, g)\ny = Transpose<perm=[1,0,2,3]>(s)",
+            {"i": [[0], [3]], "j": [1, 2]},
+        ),
+    ],
     "Selu": [("y = Selu(x)", {}), ("y = Selu<alpha=0.5, gamma=2.0>(x)", {})],
     "Sigmoid": [("y = Sigmoid(x)", {})],
     "Slice": [
@@ -268,6 +301,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "Softmax": [("y = Softmax<axis=1>(x)", {}), ("y = Softmax(x)", {})],
     "Softplus": [("y = Softplus(x)", {})],
+    "SpaceToDepth": [("y = SpaceToDepth<blocksize=3>(x)", {})],
     "Split": [
         ("a, b = Split<axis=1, num_outputs=2>(x)\ny = Mul(a, b)", {}),
         ("a, b, c = Split<axis=-1>(x, n)\ny = Mul(c, a)", {"n": [1, 4, 1]}),
@@ -275,6 +309,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "Sqrt": [("e = Exp(x)\ny = Sqrt(e)", {})],
     "Squeeze": [("m = ReduceMean(x, a)\ny = Squeeze(m, a)", {"a": [2]})],
     "Sub": [("y = Sub(c, x)", {"c": weights(6)}), ("m = ReduceMean(x, a)\ny = Sub(x, m)", {"a": [1, 2, 3]})],
+    "Sum": [("e = Tanh(x)\nm = ReduceMean(x, a)\ny = Sum(m, x, e, c)", {"a": [1], "c": weights(4, 1, 1)})],
     "Tanh": [("y = Tanh(x)", {})],
     "Tile": [
         ("y = Tile(x, n)", {"n": [1, 2, 1, 3]}),
@@ -308,7 +343,10 @@ def test_every_rule_has_a_case() -> None:
 
 @pytest.mark.parametrize(("operator", "body", "constants"), PARAMETERS)
 def test_rule_agrees_with_finite_differences(operator: str, body: str, constants: dict[str, Any]) -> None:
-    model = classifier(body, constants)
+    agree_with_finite_differences(classifier(body, constants), operator)
+
+
+def agree_with_finite_differences(model: ModelProto, operator: str) -> None:
     assert operator in {node.op_type for node in model.graph.node}
     images, labels = batch()
     rng, h = np.random.default_rng(2), 1e-6
@@ -319,6 +357,34 @@ def test_rule_agrees_with_finite_differences(operator: str, body: str, constants
         for loss, g in gradients.items():
             slope = (loss_of(ahead, labels, loss) - loss_of(behind, labels, loss)).sum() / (2 * h)
             assert abs(slope - np.sum(g * direction)) <= 1e-4 * np.linalg.norm(g) != 0
+
+
+EXPANSIONS: dict[str, tuple[int, str, dict[str, Any]]] = {
+    "Attention": (
+        23,
+        "q = Reshape(x, s)\nk = Tanh(q)\ny = Attention(q, k, q)",
+        {"s": [0, 2, 12, 6]},
+    ),
+    "MeanVarianceNormalization": (13, "y = MeanVarianceNormalization<axes=[2, 3]>(x)", {}),
+    "RMSNormalization": (23, "y = RMSNormalization(x, s)", {"s": weights(6)}),
+    "ReduceL1": (13, "y = ReduceL1<axes=[2]>(x)", {}),
+    "ReduceLogSum": (18, "e = Exp(x)\ny = ReduceLogSum(e, a)", {"a": [1]}),
+    "ReduceSumSquare": (13, "y = ReduceSumSquare<axes=[1]>(x)", {}),
+    "Shrink": (9, "y = Shrink<lambd=0.1, bias=0.05>(x)", {}),
+    "Softsign": (7, "y = Softsign(x)", {}),
+    "Swish": (24, "y = Swish<alpha=1.5>(x)", {}),
+    "ThresholdedRelu": (10, "y = ThresholdedRelu<alpha=0.1>(x)", {}),
+}
+
+
+def test_every_expansion_is_tried() -> None:
+    assert set(EXPANSIONS) == set(EXPANDED)
+
+
+@pytest.mark.parametrize("operator", EXPANSIONS)
+def test_expanded_operators_agree_with_finite_differences(operator: str) -> None:
+    version, body, constants = EXPANSIONS[operator]
+    agree_with_finite_differences(classifier(body, constants, opset=version), operator)
 
 
 def torch_gradient(network: Any, images: Images, labels: Labels, loss: str) -> Images:
