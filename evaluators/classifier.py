@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError, InputError, MissingEnvironmentError, UsageError
@@ -60,18 +60,31 @@ def read_onnx(path: Path) -> ModelProto:
 
 def parse_onnx(content: bytes, name: str = "the model") -> ModelProto:
     """The model in `content`, checked as by `read_onnx`; `name` is what errors call it."""
+    model = parse_graph(content, name)
+    facts(model, name)
+    return model
+
+
+def parse_graph(content: bytes, name: str = "the model") -> ModelProto:
+    """The model in `content`: valid ONNX, whole in this one file, of any inputs and outputs.
+
+    Raises:
+        InputError: it is not.
+    """
     model = ModelProto()
     try:
         model.ParseFromString(content)
         if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors(model)):
-            raise InputError(f"{name} keeps weights in another file", expected="one self-contained ONNX file")
+            hint = "in Python, onnx.save(onnx.load(FILE), ONE_FILE) puts all into one"
+            raise InputError(
+                f"{name} keeps weights in another file", expected="one self-contained ONNX file", hint=hint
+            )
         onnx.checker.check_model(model, full_check=True)
     except (DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{name} is not an ONNX file, or damaged: {error}") from error
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(f"{name} is not valid ONNX: {reason[:300]}") from error
-    facts(model, name)
     return model
 
 
@@ -110,7 +123,9 @@ def _single(name: str, side: str, expected: str, infos: Iterable[onnx.ValueInfoP
         shapes = ["(" + ", ".join(d.dim_param or str(d.dim_value or "?") for d in t.shape.dim) + ")" for t in types]
         kinds = [TensorProto.DataType.Name(t.elem_type).lower() for t in types]
         got = " and ".join(f"{kind} {shape}" for kind, shape in zip(kinds, shapes, strict=True)) or "none"
-        raise InputError(f"the {side} of {name} is not an image classifier's", expected=f"one, {expected}", got=got)
+        hint = 'docs/verify.md, "Files from elsewhere", says what to do'
+        what = f"the {side} of {name} is not an image classifier's"
+        raise InputError(what, expected=f"one, {expected}", got=got, hint=hint)
     return sizes
 
 
@@ -180,7 +195,7 @@ class OrtClassifier:
         return logits, gradient
 
     def _run(self, session: ort.InferenceSession, *arrays: NDArray[Any]) -> list[NDArray[np.float32]]:
-        """The outputs for `arrays`, in the order of the inputs; as many at a time as the network takes, if that is fixed.
+        """The outputs for `arrays`, in the order of the inputs; where the batch is fixed, in parts of its size.
 
         What is missing in the last part is filled up with its last image.
         """
@@ -193,17 +208,15 @@ class OrtClassifier:
         parts = [_run(session, {name: a[rows] for name, a in zip(names, arrays, strict=True)}) for rows in chosen]
         return [np.concatenate(results)[:n] for results in zip(*parts, strict=True)]
 
-    def _observed(self, model: ModelProto, n: int) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Type and shape of every value of `model`, which has this classifier's image, on `n` images."""
+    def _observed(self, model: ModelProto, n: int) -> dict[str, NDArray[Any]]:
+        """Every value of `model`, which takes this classifier's images, on `n` images."""
         every = ModelProto()
         every.CopyFrom(model)
         del every.graph.output[:]
         names = [name for node in every.graph.node for name in node.output if name]
         every.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         image = np.full((self.facts.batch or n, *self.facts.image_shape), 0.5, np.float32)
-        values = _run(self._session(every), {self.facts.input_name: image})
-        kinds = (helper.np_dtype_to_tensor_dtype(value.dtype) for value in values)
-        return {name: (kind, value.shape) for name, kind, value in zip(names, kinds, values, strict=True)}
+        return dict(zip(names, _run(self._session(every), {self.facts.input_name: image}), strict=True))
 
     def _session(self, model: ModelProto, entries: Mapping[str, str] = MappingProxyType({})) -> ort.InferenceSession:
         options = _options()

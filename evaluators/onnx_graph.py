@@ -11,9 +11,10 @@ from onnx.reference import ReferenceEvaluator
 
 from atmc_tool.errors import AtmcError, InputError
 
+# (model, number of images) → each of its values when it runs on so many images
+Observe = Callable[[ModelProto, int], Mapping[str, NDArray[Any]]]
 
-# (model, number of images) → type and shape of each of its values, as they are when it runs on so many images
-Observe = Callable[[ModelProto, int], Mapping[str, tuple[int, tuple[int, ...]]]]
+_FEW = 64  # elements of an observed value that may say something about shapes or axes
 
 
 class GraphBuilder:
@@ -26,12 +27,10 @@ class GraphBuilder:
     def __init__(self, model: ModelProto, observe: Observe | None = None) -> None:
         self.model = _with_shapes(model)
         graph = self.model.graph
-        if observe is not None and not _all_shapes(graph):
-            del graph.value_info[:]
-            graph.value_info.extend(_observed(model, observe))
+        constants = [] if observe is None or _all_shapes(graph) else _observe_into(graph, observe, model)
         self.forward = tuple(graph.node)
         self._infos = {info.name: info.type.tensor_type for info in _value_infos(graph)}
-        self._values = {tensor.name: tensor for tensor in graph.initializer}
+        self._values = {tensor.name: tensor for tensor in (*constants, *graph.initializer)}
         for node in self.forward:
             if node.op_type == "Constant" and "value" in attributes(node):
                 self._values[node.output[0]] = attributes(node)["value"]
@@ -103,7 +102,7 @@ class GraphBuilder:
         return sizes
 
     def known(self, name: str) -> NDArray[Any]:
-        """A value that does not depend on what the graph is fed: stored, or computed from what is.
+        """A value that does not depend on the images: stored, computed from what is stored, or seen to be constant.
 
         Raises:
             AtmcError: it does.
@@ -143,14 +142,26 @@ def _all_shapes(graph: GraphProto) -> bool:
     )
 
 
-def _observed(model: ModelProto, observe: Observe) -> Iterator[ValueInfoProto]:
-    """Shapes for two and for three images: what differs depends on the batch, and gets no number."""
-    two, three = observe(model, 2), observe(model, 3)
-    for name, (kind, shape) in two.items():
-        other = three[name][1]
-        if len(shape) == len(other):
-            dimensions = [a if a == b else "batch" for a, b in zip(shape, other, strict=True)]
-            yield helper.make_tensor_value_info(name, kind, dimensions)
+def _observe_into(graph: GraphProto, observe: Observe, model: ModelProto) -> list[TensorProto]:
+    """Put observed shapes into `graph`; the integers among the values that are the same for two and for three images.
+
+    A dimension that differs depends on the batch, and gets no number.
+    """
+    two, three = (
+        {name: (v.dtype, v.shape, v.tobytes() if v.size <= _FEW else b"") for name, v in observe(model, n).items()}
+        for n in (2, 3)
+    )  # one after the other, so that only one run's values are in memory
+    del graph.value_info[:]
+    same = []
+    for name, (dtype, shape, content) in two.items():
+        _, shape_of_three, content_of_three = three[name]
+        if len(shape) == len(shape_of_three):
+            dimensions = [a if a == b else "batch" for a, b in zip(shape, shape_of_three, strict=True)]
+            kind = helper.np_dtype_to_tensor_dtype(dtype)
+            graph.value_info.append(helper.make_tensor_value_info(name, kind, dimensions))
+        if content and dtype.kind == "i" and (shape, content) == (shape_of_three, content_of_three):
+            same.append(numpy_helper.from_array(np.frombuffer(content, dtype).reshape(shape), name))
+    return same
 
 
 def opset(model: ModelProto) -> int:

@@ -34,6 +34,7 @@ SEED = 0  # of the choice of images and of the attacks, as at compression
 @setting("policy.max_drop", "--max-drop", type=PROBABILITY, help="Fall below the numbers recorded at compression.")
 @setting("policy.max_bytes", "--max-bytes", type=BYTES, help="Size of the file, such as 20KB.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--logits", default="", metavar="NAME", help="Output to judge, or what the softmax at the end reads.")
 @click.option("-o", "--output", type=PATH, help="Folder for verify.json; default: where the artefact lies.")
 @run_folder
 @config_sources
@@ -42,6 +43,7 @@ SEED = 0  # of the choice of images and of the attacks, as at compression
 def command(
     artefact: Path | None,
     provider: str,
+    logits: str,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -57,7 +59,7 @@ def command(
 
     path = locate(artefact, resolve().run, ONNX)
     with joined() if several() else nullcontext() as ranks:
-        report, verification = verify_file(path, provider, ranks, resolve)
+        report, verification = verify_file(path, provider, ranks, resolve, logits)
     destination = (output or path.parent) / REPORT
     if is_first():
         write_atomic(destination, (json.dumps(report, indent=2) + "\n").encode())
@@ -72,11 +74,16 @@ def command(
 
 
 def verify_file(
-    path: Path, provider: str, ranks: "Ranks | None", resolve: "Callable[[Mapping[str, Any] | None], Config]"
+    path: Path,
+    provider: str,
+    ranks: "Ranks | None",
+    resolve: "Callable[[Mapping[str, Any] | None], Config]",
+    logits: str = "",
 ) -> tuple[dict[str, Any], "Verification"]:
     """The report on the exported file and what it rests on; of several processes, each one's.
 
     resolve: what files say → the configuration
+    logits:  name of the value to judge, empty for the only output
 
     Raises:
         UsageError, InputError, MissingEnvironmentError: it can't be verified.
@@ -85,24 +92,29 @@ def verify_file(
     from atmc_tool.cli.data_source import data_folder, load_configured
     from atmc_tool.cli.launch import threads
     from atmc_tool.cli.origin import find_origin
-    from atmc_tool.cli.render import staged
+    from atmc_tool.cli.render import note, staged
     from atmc_tool.data import test_subset
     from atmc_tool.files import read_bytes, sha256
     from atmc_tool.settings import merge
-    from evaluators.classifier import MAX_BYTES, OrtClassifier, decoded_weights, parse_onnx
+    from evaluators.classifier import MAX_BYTES, OrtClassifier, decoded_weights, facts, parse_graph
+    from evaluators.onnx_adoption import adopted, softmax_input
     from evaluators.parity import same_logits
     from evaluators.policy import parse_policy
     from evaluators.robustness import AttackSettings
     from evaluators.verification import Artefact, verify
 
     content = read_bytes(path, MAX_BYTES)
-    model = parse_onnx(content, str(path))
+    model = parse_graph(content, str(path))
     origin = find_origin(path, model, resolve(None).run)
     config = resolve(merge(data_folder(path), origin.settings))
     threat_model = config.threat_model.parse()
     if threat_model is None:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
     data = load_configured(config)
+    if not logits and (inner := softmax_input(model)):
+        note(f"the outputs of {path} are probabilities; --logits {inner} judges what they are made of")
+    model = adopted(model, data.image_shape, logits)
+    judged = facts(model, str(path))
     images = test_subset(data.test, config.evaluation.n, SEED)
     first = OrtClassifier(model, provider, threads())
     artefact = Artefact(str(path), len(content), sha256(content), origin.digests)
@@ -113,7 +125,7 @@ def verify_file(
             images.labels,
             threat_model,
             artefact,
-            image_shape=first.facts.image_shape,
+            image_shape=judged.image_shape,
             settings=AttackSettings(
                 steps=config.evaluation.steps,
                 restarts=config.evaluation.restarts,
@@ -137,6 +149,7 @@ def verify_file(
         "provider": first.provider,
         "provider_note": first.note,
         "data": {"name": data.name, "sha256": data.digest},
+        "logits": judged.output_name,
         "dense": origin.metrics.get("dense"),
         **verification.to_json(),
     }
