@@ -4,7 +4,7 @@ import contextlib
 import io
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -208,15 +208,20 @@ class OrtClassifier:
         parts = [_run(session, {name: a[rows] for name, a in zip(names, arrays, strict=True)}) for rows in chosen]
         return [np.concatenate(results)[:n] for results in zip(*parts, strict=True)]
 
-    def _observed(self, model: ModelProto, n: int) -> dict[str, NDArray[Any]]:
-        """Every value of `model`, which takes this classifier's images, on `n` images."""
+    def _observed(self, model: ModelProto) -> Callable[[int], dict[str, NDArray[Any]]]:
+        """How to get every value of `model`, which takes this classifier's images, on a number of images."""
         every = ModelProto()
         every.CopyFrom(model)
         del every.graph.output[:]
         names = [name for node in every.graph.node for name in node.output if name]
         every.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        image = np.full((self.facts.batch or n, *self.facts.image_shape), 0.5, np.float32)
-        return dict(zip(names, _run(self._session(every), {self.facts.input_name: image}), strict=True))
+        session, batch = self._session(every), self.facts.batch
+
+        def values(n: int) -> dict[str, NDArray[Any]]:
+            images = np.full((batch or n, *self.facts.image_shape), 0.5, np.float32)
+            return dict(zip(names, _run(session, {self.facts.input_name: images}), strict=True))
+
+        return values
 
     def _session(self, model: ModelProto, entries: Mapping[str, str] = MappingProxyType({})) -> ort.InferenceSession:
         options = _options()

@@ -11,8 +11,8 @@ from onnx.reference import ReferenceEvaluator
 
 from atmc_tool.errors import AtmcError, InputError
 
-# (model, number of images) → each of its values when it runs on so many images
-Observe = Callable[[ModelProto, int], Mapping[str, NDArray[Any]]]
+# model → (number of images → each of the model's values when it runs on so many)
+Observe = Callable[[ModelProto], Callable[[int], Mapping[str, NDArray[Any]]]]
 
 _FEW = 64  # elements of an observed value that may say something about shapes or axes
 
@@ -113,8 +113,8 @@ class GraphBuilder:
         stored = {tensor.name for tensor in part.graph.initializer}
         if any(info.name not in stored for info in part.graph.input):
             raise AtmcError(f"{name!r} must be a constant of the graph", hint="simplify the graph before you export it")
-        value: NDArray[Any] = ReferenceEvaluator(part).run(None, {})[0]
-        return value
+        values: Any = ReferenceEvaluator(part).run(None, {})
+        return np.asarray(values[0])
 
 
 def _with_shapes(model: ModelProto) -> ModelProto:
@@ -147,8 +147,9 @@ def _observe_into(graph: GraphProto, observe: Observe, model: ModelProto) -> lis
 
     A dimension that differs depends on the batch, and gets no number.
     """
+    values_for = observe(model)
     two, three = (
-        {name: (v.dtype, v.shape, v.tobytes() if v.size <= _FEW else b"") for name, v in observe(model, n).items()}
+        {name: (v.dtype, v.shape, v.tobytes() if v.size <= _FEW else b"") for name, v in values_for(n).items()}
         for n in (2, 3)
     )  # one after the other, so that only one run's values are in memory
     del graph.value_info[:]
