@@ -5,7 +5,7 @@ import io
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -62,18 +62,31 @@ def read_onnx(path: Path) -> ModelProto:
 
 def parse_onnx(content: bytes, name: str = "the model") -> ModelProto:
     """The model in `content`, checked as by `read_onnx`; `name` is what errors call it."""
+    model = parse_graph(content, name)
+    facts(model, name)
+    return model
+
+
+def parse_graph(content: bytes, name: str = "the model") -> ModelProto:
+    """The model in `content`: valid ONNX, whole in this one file, of any inputs and outputs.
+
+    Raises:
+        InputError: it is not.
+    """
     model = ModelProto()
     try:
         model.ParseFromString(content)
         if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors(model)):
-            raise InputError(f"{name} keeps weights in another file", expected="one self-contained ONNX file")
+            hint = "in Python, onnx.save(onnx.load(FILE), ONE_FILE) puts all into one"
+            raise InputError(
+                f"{name} keeps weights in another file", expected="one self-contained ONNX file", hint=hint
+            )
         onnx.checker.check_model(model, full_check=True)
     except (DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{name} is not an ONNX file, or damaged: {error}") from error
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise InputError(f"{name} is not valid ONNX: {reason[:300]}") from error
-    facts(model, name)
     return model
 
 
@@ -112,7 +125,9 @@ def _single(name: str, side: str, expected: str, infos: Iterable[onnx.ValueInfoP
         shapes = ["(" + ", ".join(d.dim_param or str(d.dim_value or "?") for d in t.shape.dim) + ")" for t in types]
         kinds = [TensorProto.DataType.Name(t.elem_type).lower() for t in types]
         got = " and ".join(f"{kind} {shape}" for kind, shape in zip(kinds, shapes, strict=True)) or "none"
-        raise InputError(f"the {side} of {name} is not an image classifier's", expected=f"one, {expected}", got=got)
+        hint = 'docs/verify.md, "Files from elsewhere", says what to do'
+        what = f"the {side} of {name} is not an image classifier's"
+        raise InputError(what, expected=f"one, {expected}", got=got, hint=hint)
     return sizes
 
 
@@ -153,7 +168,7 @@ class OrtClassifier:
             InputError: images of another shape or type.
         """
         self._check_images(images)
-        return _run(self._forward, {self.facts.input_name: images})[0]
+        return self._run(self._forward, images)[0]
 
     def logits_and_gradient(
         self,
@@ -178,13 +193,39 @@ class OrtClassifier:
         if key not in self._gradients:
             # One graph per loss: onnxruntime computes all outputs of a graph, fetched or not.
             # As floats: onnxruntime 1.31 moves quantisation through the gradient's nodes and then fails to load it.
-            differentiated = differentiate(self._model, [loss], targeted=targets is not None)
+            differentiated = differentiate(self._model, [loss], targeted=targets is not None, observe=self._observed)
             self._gradients[key] = self._session(differentiated, {"session.disable_quant_qdq": "1"})
-        session = self._gradients[key]
+        logits, gradient = self._run(self._gradients[key], images, *fed.values())
+        return logits, gradient
+
+    def _run(self, session: ort.InferenceSession, *arrays: NDArray[Any]) -> list[NDArray[np.float32]]:
+        """The outputs for `arrays`, in the order of the inputs; where the batch is fixed, in parts of its size.
+
+        What is missing in the last part is filled up with its last image.
+        """
         # The image comes first of them: initialisers, which a file may list as inputs too, are none of a session's.
         names = [info.name for info in session.get_inputs()]
-        logits, gradient = _run(session, dict(zip(names, (images, *fed.values()), strict=True)))
-        return logits, gradient
+        n, size = len(arrays[0]), self.facts.batch
+        if size is None:
+            return _run(session, dict(zip(names, arrays, strict=True)))
+        chosen = np.minimum(np.arange(-(-n // size) * size), n - 1).reshape(-1, size)
+        parts = [_run(session, {name: a[rows] for name, a in zip(names, arrays, strict=True)}) for rows in chosen]
+        return [np.concatenate(results)[:n] for results in zip(*parts, strict=True)]
+
+    def _observed(self, model: ModelProto) -> Callable[[int], dict[str, NDArray[Any]]]:
+        """How to get every value of `model`, which takes this classifier's images, on a number of images."""
+        every = ModelProto()
+        every.CopyFrom(model)
+        del every.graph.output[:]
+        names = [name for node in every.graph.node for name in node.output if name]
+        every.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        session, batch = self._session(every), self.facts.batch
+
+        def values(n: int) -> dict[str, NDArray[Any]]:
+            images = np.full((batch or n, *self.facts.image_shape), 0.5, np.float32)
+            return dict(zip(names, _run(session, {self.facts.input_name: images}), strict=True))
+
+        return values
 
     def _session(self, model: ModelProto, entries: Mapping[str, str] = MappingProxyType({})) -> ort.InferenceSession:
         options = _options()
@@ -194,10 +235,9 @@ class OrtClassifier:
         return _load(model, options, self._providers)
 
     def _check_images(self, images: NDArray[Any]) -> None:
-        batch = self.facts.batch or "N"
-        expected = f"float32 ({', '.join(map(str, (batch, *self.facts.image_shape)))})"
+        expected = f"float32 ({', '.join(map(str, ('N', *self.facts.image_shape)))})"
         shape_fits = images.ndim == 4 and images.shape[1:] == self.facts.image_shape and len(images) > 0
-        if not shape_fits or images.dtype != np.float32 or self.facts.batch not in (None, len(images)):
+        if not shape_fits or images.dtype != np.float32:
             raise InputError("images do not fit the network", expected=expected, got=f"{images.dtype} {images.shape}")
 
     def _check_classes(self, name: str, classes: NDArray[Any], n: int) -> None:

@@ -4,6 +4,7 @@ from math import pi, sqrt
 
 from onnx import NodeProto
 
+from atmc_tool.errors import AtmcError
 from evaluators.onnx_arithmetic_rules import masked
 from evaluators.onnx_graph import GraphBuilder, attributes
 
@@ -49,6 +50,13 @@ def _two_sided(graph: GraphBuilder, d: str, x: str, above: float, below: str) ->
     """d `above` where x > 0, d `below` elsewhere."""
     positive = graph.op("Greater", x, graph.floats(0, x))
     return graph.op("Mul", d, graph.op("Where", positive, graph.floats(above, x), below))
+
+
+def dropout(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """Nothing is dropped but in training mode."""
+    if len(node.input) > 2 and node.input[2] and graph.known(node.input[2]):
+        raise AtmcError(f"Dropout {node.name!r} is in training mode", hint="export the network in eval mode")
+    return d
 
 
 def sigmoid(graph: GraphBuilder, node: NodeProto, d: str) -> str:

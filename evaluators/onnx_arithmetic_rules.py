@@ -34,6 +34,10 @@ def add(graph: GraphBuilder, node: NodeProto, d: str, position: int) -> str:
     return unbroadcast(graph, d, node.input[position], node.output[0])
 
 
+def mean(graph: GraphBuilder, node: NodeProto, d: str, position: int) -> str:
+    return add(graph, node, graph.op("Mul", d, graph.floats(1 / len(node.input), d)), position)
+
+
 def subtract(graph: GraphBuilder, node: NodeProto, d: str, position: int) -> str:
     return add(graph, node, graph.op("Neg", d) if position else d, position)
 

@@ -10,7 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError
-from evaluators.onnx_graph import GraphBuilder, attributes, opset, reads
+from evaluators.onnx_dialect import with_rules
+from evaluators.onnx_graph import GraphBuilder, Observe, attributes, reads
 from evaluators.onnx_losses import LOGITS_GRADIENTS
 from evaluators.onnx_rules import JOINS, RULES
 
@@ -22,12 +23,12 @@ _FLAT = (
 )
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
-_MIN_OPSET = 16  # ScatterElements adds since then
-
 LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin")  # unless others are asked for
 
 
-def differentiate(model: ModelProto, losses: Sequence[Loss] = LOSSES, *, targeted: bool = False) -> ModelProto:
+def differentiate(
+    model: ModelProto, losses: Sequence[Loss] = LOSSES, *, targeted: bool = False, observe: Observe | None = None
+) -> ModelProto:
     """The model with one more input and one more output for each of the losses; they come last.
 
     Input `labels`: int64 (N,); if `targeted`, another one after it: `targets`, int64 (N,). Outputs
@@ -36,14 +37,14 @@ def differentiate(model: ModelProto, losses: Sequence[Loss] = LOSSES, *, targete
     A name that the model has already gets underscores after it. Values that do not depend on the image are constants,
     whether they are initialisers or computed from initialisers.
 
+    observe: see `GraphBuilder`
+
     Raises:
-        AtmcError: an operator between image and logits has no rule, a rule needs a shape that is not known, or the
-            opset is older than 16.
+        AtmcError: an operator between image and logits has no rule, a rule needs a shape that is not known, or onnx
+            can't convert an opset older than 16.
     """
-    if (version := opset(model)) < _MIN_OPSET:
-        hint = "export the network again with a newer opset"
-        raise AtmcError("opset too old for a gradient", expected=f"at least {_MIN_OPSET}", got=version, hint=hint)
-    graph = GraphBuilder(model)
+    model = with_rules(model)
+    graph = GraphBuilder(model, observe)
     initializers = {tensor.name for tensor in model.graph.initializer}
     image = next(info for info in model.graph.input if info.name not in initializers)
     logits = graph.model.graph.output[0].name

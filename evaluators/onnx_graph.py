@@ -1,31 +1,36 @@
 """An ONNX graph to read from and to add nodes to: names, types, shapes, values; and the part of it that one needs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from atmc_tool.errors import AtmcError, InputError
+
+# model → (number of images → each of the model's values when it runs on so many)
+Observe = Callable[[ModelProto], Callable[[int], Mapping[str, NDArray[Any]]]]
+
+_FEW = 64  # elements of an observed value that may say something about shapes or axes
 
 
 class GraphBuilder:
     """A copy of a model's graph with shapes inferred, to which nodes are added under names that never clash.
 
-    Local functions are inlined, so that every node is an operator. `forward` holds the nodes that were there.
+    Every node must be an operator, none a local function. `forward` holds the nodes that were there. `observe` is asked
+    where onnx can't infer all shapes: code that reshapes by sizes that the graph computes leaves gaps.
     """
 
-    def __init__(self, model: ModelProto) -> None:
-        if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
+    def __init__(self, model: ModelProto, observe: Observe | None = None) -> None:
         self.model = _with_shapes(model)
         graph = self.model.graph
+        constants = [] if observe is None or _all_shapes(graph) else _observe_into(graph, observe, model)
         self.forward = tuple(graph.node)
         self._infos = {info.name: info.type.tensor_type for info in _value_infos(graph)}
-        self._values = {tensor.name: tensor for tensor in graph.initializer}
+        self._values = {tensor.name: tensor for tensor in (*constants, *graph.initializer)}
         for node in self.forward:
             if node.op_type == "Constant" and "value" in attributes(node):
                 self._values[node.output[0]] = attributes(node)["value"]
@@ -97,14 +102,19 @@ class GraphBuilder:
         return sizes
 
     def known(self, name: str) -> NDArray[Any]:
-        """The value of an initialiser or Constant.
+        """A value that does not depend on the images: stored, computed from what is stored, or seen to be constant.
 
         Raises:
-            AtmcError: the value is computed by the graph.
+            AtmcError: it does.
         """
-        if name not in self._values:
+        if name in self._values:
+            return numpy_helper.to_array(self._values[name])
+        part = subgraph(self.model, [name])
+        stored = {tensor.name for tensor in part.graph.initializer}
+        if any(info.name not in stored for info in part.graph.input):
             raise AtmcError(f"{name!r} must be a constant of the graph", hint="simplify the graph before you export it")
-        return numpy_helper.to_array(self._values[name])
+        values: Any = ReferenceEvaluator(part).run(None, {})
+        return np.asarray(values[0])
 
 
 def _with_shapes(model: ModelProto) -> ModelProto:
@@ -121,6 +131,38 @@ def _with_shapes(model: ModelProto) -> ModelProto:
     del inferred.graph.node[:]
     inferred.graph.node.extend(model.graph.node)
     return inferred
+
+
+def _all_shapes(graph: GraphProto) -> bool:
+    """Whether the shape of every value is known but for its first dimension, which may be the batch's."""
+    infos = {info.name: info.type.tensor_type for info in _value_infos(graph)}
+    types = [infos.get(name) for node in graph.node for name in node.output if name]
+    return all(
+        t is not None and t.HasField("shape") and all(d.HasField("dim_value") for d in t.shape.dim[1:]) for t in types
+    )
+
+
+def _observe_into(graph: GraphProto, observe: Observe, model: ModelProto) -> list[TensorProto]:
+    """Put observed shapes into `graph`; the integers among the values that are the same for two and for three images.
+
+    A dimension that differs depends on the batch, and gets no number.
+    """
+    values_for = observe(model)
+    two, three = (
+        {name: (v.dtype, v.shape, v.tobytes() if v.size <= _FEW else b"") for name, v in values_for(n).items()}
+        for n in (2, 3)
+    )  # one after the other, so that only one run's values are in memory
+    del graph.value_info[:]
+    same = []
+    for name, (dtype, shape, content) in two.items():
+        _, shape_of_three, content_of_three = three[name]
+        if len(shape) == len(shape_of_three):
+            dimensions = [a if a == b else "batch" for a, b in zip(shape, shape_of_three, strict=True)]
+            kind = helper.np_dtype_to_tensor_dtype(dtype)
+            graph.value_info.append(helper.make_tensor_value_info(name, kind, dimensions))
+        if content and dtype.kind == "i" and (shape, content) == (shape_of_three, content_of_three):
+            same.append(numpy_helper.from_array(np.frombuffer(content, dtype).reshape(shape), name))
+    return same
 
 
 def opset(model: ModelProto) -> int:

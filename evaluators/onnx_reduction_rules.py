@@ -2,6 +2,8 @@
 
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto
 
 from atmc_tool.errors import AtmcError
@@ -87,6 +89,25 @@ def group_normalization(graph: GraphBuilder, node: NodeProto, d: str) -> str:
     epsilon, count = values.get("epsilon", 1e-5), channels // groups * prod(spatial)
     result = _standardized(graph, graph.op("Reshape", x, shape), d, [2], epsilon, count)
     return graph.op("Reshape", result, graph.op("Shape", x))
+
+
+def local_response_normalization(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """y = x s^−β, s = k + α/n Σ x² over a window of n channels: d s^−β − 2 α β/n x Σ d y/s over the windows x is in."""
+    x, y, values = node.input[0], node.output[0], attributes(node)
+    size, alpha, beta = values["size"], values.get("alpha", 1e-4), values.get("beta", 0.75)
+    (channels,) = graph.sizes(x, [1])
+    distance = np.arange(channels) - np.arange(channels)[:, None]
+    windows = (distance >= -((size - 1) // 2)) & (distance <= size // 2)
+
+    def summed(matrix: NDArray[np.bool_], value: str) -> str:
+        flat = graph.op("Reshape", value, graph.integers([0, channels, -1]))
+        return graph.op("Reshape", graph.op("MatMul", graph.floats(matrix, x), flat), graph.op("Shape", x))
+
+    mean = graph.op("Mul", summed(windows, graph.op("Mul", x, x)), graph.floats(alpha / size, x))
+    s = graph.op("Add", mean, graph.floats(values.get("bias", 1.0), x))
+    straight = graph.op("Mul", d, graph.op("Pow", s, graph.floats(-beta, x)))
+    crossing = graph.op("Mul", x, summed(windows.T, graph.op("Div", graph.op("Mul", d, y), s)))
+    return graph.op("Sub", straight, graph.op("Mul", crossing, graph.floats(2 * alpha * beta / size, x)))
 
 
 def _per_channel(graph: GraphBuilder, values: str, spatial: int) -> str:

@@ -58,6 +58,40 @@ def gather_nd(graph: GraphBuilder, node: NodeProto, d: str) -> str:
     return graph.op("ScatterND", _zeros(graph, x), indices, d, reduction="add")
 
 
+def gather_elements(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """d added where its elements were taken from."""
+    x, indices = node.input
+    axis = attributes(node).get("axis", 0)
+    return graph.op("ScatterElements", _zeros(graph, x), indices, d, axis=axis, reduction="add")
+
+
+def scatter(graph: GraphBuilder, node: NodeProto, d: str, position: int) -> str:
+    """ScatterElements and ScatterND: the updates' elements of d go to the updates, the others to the data."""
+    _, indices, updates = node.input
+    values = attributes(node)
+    reduction = values.pop("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise AtmcError(f"no gradient rule for {node.op_type} {node.name!r} with reduction {reduction}")
+    if position == 2:
+        kind = "GatherElements" if node.op_type == "ScatterElements" else "GatherND"
+        return graph.op(kind, d, indices, **values)
+    return d if reduction == "add" else graph.op(node.op_type, d, indices, _zeros(graph, updates), **values)
+
+
+def depth_to_space(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """(N, C, H b, W b) → (N, C b², H, W), the two axes of a block before the channels (DCR) or behind them (CRD)."""
+    block, mode = attributes(node)["blocksize"], attributes(node).get("mode", "DCR")
+    channels, height, width = graph.sizes(node.input[0], (1, 2, 3))
+    shape = graph.integers([0, channels // block**2, height, block, width, block])
+    order = [0, 3, 5, 1, 2, 4] if mode == "DCR" else [0, 1, 3, 5, 2, 4]
+    moved = graph.op("Transpose", graph.op("Reshape", d, shape), perm=order)
+    return graph.op("Reshape", moved, graph.integers([0, channels, height, width]))
+
+
+def space_to_depth(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    return graph.op("DepthToSpace", d, blocksize=attributes(node)["blocksize"])
+
+
 def _zeros(graph: GraphBuilder, like: str) -> str:
     return graph.op("Expand", graph.floats(0, like), graph.op("Shape", like))
 

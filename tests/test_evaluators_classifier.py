@@ -185,12 +185,17 @@ def test_other_images_are_refused(images: NDArray[Any], got: str) -> None:
         network.logits_and_gradient(images, np.zeros(len(images), np.int64), "margin")
 
 
-def test_another_batch_size_than_the_fixed_one_is_refused() -> None:
-    text = "g (float[2,1,2,2] a) => (float[2,4] c) { c = Flatten(a) }"
-    network = OrtClassifier(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> {text}'), "cpu")
-    assert network.logits(np.zeros((2, 1, 2, 2), np.float32)).shape == (2, 4)
-    with pytest.raises(InputError, match=r"expected float32 \(2, 1, 2, 2\), got float32 \(3, 1, 2, 2\)"):
-        network.logits(np.zeros((3, 1, 2, 2), np.float32))
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_a_fixed_batch_size_is_run_in_parts(batch_size: int) -> None:
+    (images, labels), free = batch(n=5), model()
+    fixed = model()
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch_size
+    fixed.graph.output[0].type.tensor_type.shape.dim[0].dim_value = batch_size
+    parts, whole = (OrtClassifier(proto, "cpu", threads=1) for proto in (fixed, free))
+    assert relative_error(parts.logits(images), whole.logits(images)) <= 1e-6
+    got, expected = (network.logits_and_gradient(images, labels, "margin") for network in (parts, whole))
+    assert (got[0].shape, got[1].shape) == (expected[0].shape, images.shape)
+    assert relative_error(got[1], expected[1]) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from atmc_tool.cli.baseline import read_baseline
 from atmc_tool.cli.data_source import data_folder, load_configured
 from atmc_tool.cli.launch import threads
 from atmc_tool.cli.origin import Origin, find_origin
-from atmc_tool.cli.render import staged
+from atmc_tool.cli.render import note, staged
 from atmc_tool.cli.run_folder import MODEL
 from atmc_tool.data import DataSet, test_subset
 from atmc_tool.data.images import Images
@@ -23,9 +23,10 @@ from atmc_tool.files import read_bytes, sha256
 from atmc_tool.machine import processor
 from atmc_tool.settings import merge
 from evaluators.attack_plan import AttackSettings
-from evaluators.classifier import MAX_BYTES, RUNTIME, OrtClassifier, decoded_weights, parse_onnx
+from evaluators.classifier import MAX_BYTES, RUNTIME, OrtClassifier, decoded_weights, parse_graph
 from evaluators.gate import Check
 from evaluators.held_out import check_held_out
+from evaluators.onnx_adoption import adopted, softmax_input
 from evaluators.parity import same_logits
 from evaluators.policy import parse_policy
 from evaluators.report.examples import Example, fooled_examples
@@ -47,17 +48,19 @@ def verify_file(
     ranks: "Ranks | None",
     resolve: "Callable[[Mapping[str, Any] | None], Config]",
     baseline: Path | None = None,
+    logits: str = "",
 ) -> tuple[dict[str, Any], Verification, list[Example]]:
     """The report on the exported file, what it rests on, and images that fool it; of several processes, each one's.
 
     resolve:  what files say → the configuration
     baseline: a dense network, or the report of an earlier verification, to compare with
+    logits:   name of the value to judge, empty for the only output
 
     Raises:
         UsageError, InputError, MissingEnvironmentError: it can't be verified.
     """
     content = read_bytes(path, MAX_BYTES)
-    model = parse_onnx(content, str(path))
+    model = parse_graph(content, str(path))
     origin = find_origin(path, model, resolve(None).run)
     config = resolve(merge(data_folder(path), origin.settings))
     threat_model = config.threat_model.parse()
@@ -65,6 +68,9 @@ def verify_file(
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
     policy = parse_policy(config.policy)
     data = load_configured(config)
+    if not logits and (inner := softmax_input(model)):
+        note(f"the outputs of {path} are probabilities; --logits {inner} judges what they are made of")
+    model = adopted(model, data.image_shape, logits)
     images = test_subset(data.test, config.evaluation.n, SEED)
     first = OrtClassifier(model, provider, threads())
     with staged() as progress:
@@ -100,6 +106,7 @@ def verify_file(
         "provider": first.provider,
         "provider_note": first.note,
         "data": {"name": data.name, "sha256": data.digest},
+        "logits": first.facts.output_name,
         "dense": origin.metrics.get("dense"),
         **verification.to_json(data.class_names),
         **_made_of(origin, path, len(content)),

@@ -44,6 +44,7 @@ STDOUT = Path("-")
 )
 @click.option("--baseline", type=PATH, help="A dense .onnx, or an earlier verify.json: compared image by image.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--logits", default="", metavar="NAME", help="Output to judge, or what the softmax at the end reads.")
 @click.option("--offline", is_flag=True, help="Download nothing: data that are not on this machine are an error.")
 @click.option("-o", "--output", type=PATH, help="Folder for the reports; default: where the artefact lies.")
 @click.option("--junit", type=PATH, help="Write the checks as JUnit XML.")
@@ -56,6 +57,7 @@ def command(
     artefact: Path | None,
     baseline: Path | None,
     provider: str,
+    logits: str,
     offline: bool,
     output: Path | None,
     junit: Path | None,
@@ -81,7 +83,7 @@ def command(
         raise UsageError("--json and --markdown - both write to stdout", hint="name a file for one of them")
     path = locate(artefact, resolve().run, ONNX)
     with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
-        report, verification, examples = verify_file(path, provider, ranks, resolve, baseline)
+        report, verification, examples = verify_file(path, provider, ranks, resolve, baseline, logits)
     destination = (output or path.parent) / report_name(path)
     if is_first():
         made = {destination: (json.dumps(report, indent=2) + "\n").encode()}
