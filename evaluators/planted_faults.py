@@ -125,7 +125,18 @@ def nudge_weight(model: ModelProto) -> ModelProto:
 
 
 GRADIENTS = frozenset({"gradients", "white-box", "large-eps", "white-box-strongest"})
-BEHAVIOUR = frozenset({"clean-drop", "robust-drop", "same-logits", "min-clean", "min-robust"})
+BEHAVIOUR = frozenset(
+    {
+        "same-logits",
+        "normalisation",
+        "clean-drop",
+        "robust-drop",
+        "clean-loss",
+        "robust-loss",
+        "min-clean",
+        "min-robust",
+    }
+)
 
 FAULTS: Mapping[str, Fault] = {
     "logits × 1000": Fault("logits multiplied by 1000", scale_logits, GRADIENTS),

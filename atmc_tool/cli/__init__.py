@@ -19,7 +19,7 @@ from atmc_tool.errors import AtmcError, MissingEnvironmentError
 
 COMMANDS = (
     *("train", "compress", "export", "verify", "bench", "unpack", "compare", "inspect", "diff", "watch", "report"),
-    *("doctor", "quickstart"),
+    *("selftest", "doctor", "quickstart"),
 )
 INTERRUPTED = 130
 
