@@ -140,7 +140,7 @@ def _verified(
             margins |= {"max_clean_loss": MARGIN, "max_robust_loss": MARGIN}
         return config.model_copy(update={"policy": {**margins, **config.policy}, "run": folder})
 
-    report, verification = verify_file(folder / ONNX, provider, None, lenient, baseline)
+    report, verification, _ = verify_file(folder / ONNX, provider, None, lenient, baseline)
     return report, verification.verdict
 
 
