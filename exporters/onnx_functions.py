@@ -5,8 +5,8 @@ operators whose shapes it can tell beforehand: so NonZero, Compress and their li
 
 onnxruntime keeps what it folds until it is done. In bytes per entry of the tensor: 12 for zeros, scattering and the
 last reshape, 27 for a bitmask, 13 for codes of every entry, 16 and 3 for each bit where they are packed. Beside that,
-for each gap 41 and 3 for each bit, for each kept entry 12 and 3 for each bit. `DecodeSymbols` and `Decode` together take
-about 250 for each kept entry, and 12 for each entry.
+for each gap 41 and 3 for each bit, for each kept entry 12 and 3 for each bit. `DecodeSymbols` and `Decode` take
+about 250 for each kept entry together, and 12 for each entry.
 """
 
 import functools

@@ -12,24 +12,29 @@ from exporters.onnx_builder import GraphBuilder
 
 
 def provide_rest(graph: GraphBuilder, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Provide arrays as values of their names: vectors of float16 values as one array of each length where that is
-    smaller, which is cast and split; everything else as it is."""
-    by_length: dict[int, list[str]] = {}
+    """Provide arrays as values of their names.
+
+    Vectors of one length are parts of one array where that is smaller, of float16 where that is exact.
+    """
+    kinds: dict[tuple[int, bool], list[str]] = {}
     for name, array in arrays.items():
-        if array.dtype == np.float32 and array.ndim == 1 and array.size and fits_half(array):
-            by_length.setdefault(array.size, []).append(name)
-    for names in by_length.values():
+        if array.dtype == np.float32 and array.ndim == 1 and array.size:
+            kinds.setdefault((array.size, fits_half(array)), []).append(name)
+    for (_, half), names in kinds.items():
         joined, apart = GraphBuilder(arrays), GraphBuilder(arrays)
-        _provide_joined(joined, arrays, names)
+        _provide_joined(joined, arrays, names, half)
         _provide_apart(apart, arrays, names)
-        (_provide_joined if joined.size() < apart.size() else _provide_apart)(graph, arrays, names)
-    _provide_apart(graph, arrays, arrays.keys() - {name for names in by_length.values() for name in names})
+        if joined.size() < apart.size():
+            _provide_joined(graph, arrays, names, half)
+        else:
+            _provide_apart(graph, arrays, names)
+    _provide_apart(graph, arrays, arrays.keys() - {name for names in kinds.values() for name in names})
 
 
-def _provide_joined(graph: GraphBuilder, arrays: Mapping[str, NDArray[Any]], names: list[str]) -> None:
-    halves = graph.constant(np.concatenate([arrays[name] for name in names]).astype(np.float16))
-    values = graph.node("Cast", halves, to=TensorProto.FLOAT)
-    graph.split(values, names)
+def _provide_joined(graph: GraphBuilder, arrays: Mapping[str, NDArray[Any]], names: list[str], half: bool) -> None:
+    values = np.concatenate([arrays[name] for name in names])
+    stored = graph.constant(values.astype(np.float16) if half else values)
+    graph.split(graph.node("Cast", stored, to=TensorProto.FLOAT) if half else stored, names)
 
 
 def _provide_apart(graph: GraphBuilder, arrays: Mapping[str, NDArray[Any]], names: Iterable[str]) -> None:

@@ -37,12 +37,13 @@ def test_every_array_comes_out_bit_for_bit() -> None:
         "table": np.ones((3, 4), np.float32),
         "lone": np.ones(5, np.float32),
     }
-    arrays = {**halves, **others}
+    singles = {f"s{i}": rng.standard_normal(32).astype(np.float32) for i in range(9)}
+    arrays = {**halves, **others, **singles}
     graph = GraphBuilder(arrays)
     provide_rest(graph, arrays)
     for got, array in zip(values_of(graph, arrays), arrays.values(), strict=True):
         assert (got.dtype, got.shape, got.tobytes()) == (array.dtype, array.shape, array.tobytes())
-    assert [node.op_type for node in graph.nodes] == ["Cast", "Split"] * 2
+    assert [node.op_type for node in graph.nodes] == ["Cast", "Split"] * 2 + ["Split"]
     assert {tensor.name for tensor in graph.initializers} >= others.keys()
 
 
