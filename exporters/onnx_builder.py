@@ -1,7 +1,7 @@
 """Nodes and constants of an ONNX graph under construction: short names that never clash, equal constants shared."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return name
 
+    def split(self, value: str, names: Sequence[str]) -> None:
+        """Cut the first dimension into as many equal parts, called `names`."""
+        self.nodes.append(helper.make_node("Split", [value], names, num_outputs=len(names)))
+
     def call(self, function: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Add a node of the local function, as `node` does."""
         self.functions.add(function)
@@ -51,3 +55,10 @@ class GraphBuilder:
             self.initializers.append(tensor)
             self._shared.setdefault(key, tensor.name)
         return tensor.name if name else self._shared[key]
+
+
+def pack(fields: NDArray[np.integer], width: int) -> NDArray[np.uint8]:
+    """uint8 (w, 1, g): n fields below 2^w, w ≤ 8, padded to 8·g. Bit q of byte (p, 0, i) is bit p of field q·g + i."""
+    padded = np.append(fields.astype(np.uint8), np.zeros(-len(fields) % 8, np.uint8)).reshape(8, -1)
+    planes = [np.packbits(padded >> np.uint8(bit) & np.uint8(1), axis=0, bitorder="little") for bit in range(width)]
+    return np.stack(planes)

@@ -3,6 +3,8 @@
 Each is one node of a local function (`onnx_functions`) and its initialisers: positions as a bit for every entry, as
 bits for blocks and for the entries of those in use, as gaps in fields of the cheapest width, or as they are; or a code
 for every entry. Kept values are codes of ⌈log2 K⌉ bits, or raw. Or all values as they are, without a function.
+
+Or the entries of many tensors are in one stream (`onnx_symbols`), of which each tensor's node takes its runs.
 """
 
 import itertools
@@ -15,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atmc_tool.compressed import SparseTensor
-from exporters.onnx_builder import GraphBuilder
+from exporters.codebook_fields import fits_half
+from exporters.onnx_builder import GraphBuilder, pack
 from exporters.onnx_functions import with_callees
+from exporters.onnx_symbols import LARGEST, Symbols
 
 _BLOCKS = (4, 8, 16, 32, 64)
 
@@ -31,18 +35,37 @@ class Stored:
 
 Decoder = Callable[[GraphBuilder, Stored, str], None]
 
+TOGETHER = "Decode"
+"""The decoder of tensors whose entries are in one stream."""
 
-def choose(tensors: Mapping[str, Stored]) -> dict[str, Decoder]:
-    """Name → decoder such that all of them with the functions that they need take the fewest bytes.
+BYTES_OF_ENTRY = 250
+"""What decoding an entry of the stream takes, measured; a stream is for little networks, or for very sparse ones."""
+
+LITTLE = 2**24
+
+
+def decode(graph: GraphBuilder, tensors: Mapping[str, Stored]) -> None:
+    """Provide the tensors as values of their names, in the fewest bytes, functions that they need among them."""
+    kinds = choose(tensors)
+    together = {name: tensors[name] for name, kind in kinds.items() if kind == TOGETHER}
+    decode_entries(graph, together)
+    for name, kind in kinds.items():
+        if kind != TOGETHER:
+            DECODERS[kind](graph, tensors[name], name)
+
+
+def choose(tensors: Mapping[str, Stored]) -> dict[str, str]:
+    """Name → kind of decoder such that all of them with the functions that they need take the fewest bytes.
 
     A function costs its bytes once, however many tensors use it, so every set of functions is tried.
     """
     if not tensors:
         return {}
-    kinds = list(DECODERS)
-    sizes = np.array([[_size(kind, tensor) for kind in kinds] for tensor in tensors.values()])
+    kinds = [*DECODERS, TOGETHER]
+    sizes = np.array([[_size(kind, tensor) for kind in DECODERS] for tensor in tensors.values()])
+    sizes = np.column_stack([sizes, _shares(list(tensors.values()))])
     useful = [i for i in range(1, len(kinds)) if np.isfinite(sizes[:, i]).any()]
-    calls = {i: {function.name: function.ByteSize() for function in with_callees([kinds[i]])} for i in useful}
+    calls = {i: {function.name: function.ByteSize() for function in with_callees(_needs(kinds[i]))} for i in useful}
 
     def total(selected: tuple[int, ...]) -> float:
         shared: dict[str, int] = {}
@@ -53,7 +76,13 @@ def choose(tensors: Mapping[str, Stored]) -> dict[str, Decoder]:
     subsets = (subset for n in range(len(useful) + 1) for subset in itertools.combinations(useful, n))
     allowed = np.array([0, *min(subsets, key=total)])
     picked = allowed[sizes[:, allowed].argmin(axis=1)]
-    return {name: DECODERS[kinds[i]] for name, i in zip(tensors, picked, strict=True)}
+    return {name: kinds[i] for name, i in zip(tensors, picked, strict=True)}
+
+
+def fits_memory(tensors: Sequence[Stored]) -> bool:
+    """Whether one stream of the entries can be decoded in as much memory as the dense tensors take, or in little."""
+    needed = sum(BYTES_OF_ENTRY * tensor.factor.kept for tensor in tensors)
+    return needed <= max(LITTLE, sum(4 * math.prod(tensor.shape) for tensor in tensors))
 
 
 def decode_values(graph: GraphBuilder, tensor: Stored, name: str) -> None:
@@ -135,6 +164,29 @@ def decode_blocks(graph: GraphBuilder, tensor: Stored, name: str, *, raw: bool =
         graph.node("Reshape", value, graph.constant(np.array(tensor.shape, np.int64)), name=name)
 
 
+def decode_entries(graph: GraphBuilder, tensors: Mapping[str, Stored]) -> None:
+    """Gaps between the kept entries and codes of their values, those of all tensors in one stream of symbols.
+
+    Codes are ranks by how often a value comes up in the tensor, and the codebook is in their order.
+    """
+    if not tensors:
+        return
+    factors = [tensor.factor for tensor in tensors.values()]
+    ranked = [_by_frequency(factor) for factor in factors]
+    runs = [*(_skips(factor) for factor in factors), *(codes for codes, _ in ranked)]
+    stream = Symbols.of(runs)
+    symbols = graph.call("DecodeSymbols", *map(graph.constant, stream.parts()), number=[stream.number])
+    values = _codebook(graph, np.concatenate([codebook for _, codebook in ranked]))
+    starts = stream.starts()
+    first = 0
+    for i, (name, tensor) in enumerate(tensors.items()):
+        gaps, codes = starts[i], starts[len(tensors) + i]
+        kept = tensor.factor.kept
+        at = [gaps, kept, codes, first]
+        graph.call(TOGETHER, symbols, values, name=name, at=at, shape=tensor.shape)
+        first += len(ranked[i][1])
+
+
 # The name of the function → what makes its node; the first needs no function.
 DECODERS: dict[str, Decoder] = {
     "": decode_values,
@@ -154,19 +206,14 @@ _RAW = ("", "DecodePositions", "DecodeGapsRaw", "DecodeBitmaskRaw", "DecodeBlock
 def applies(kind: str, tensor: Stored) -> bool:
     """Whether the decoder can be used: codes need a codebook, those of every entry a place for zero, blocks a grid."""
     factor = tensor.factor
+    if kind == TOGETHER:
+        return factor.codebook is not None and int(_skips(factor).max()) < LARGEST
     if kind.startswith("DecodeBlocks") and not any(_splits(tensor.shape)):
         return False
     if factor.codebook is None:
         return kind in _RAW
     n_codes = len(factor.codebook) + (factor.kept < math.prod(factor.shape))
     return n_codes <= 256 or kind not in ("DecodeCodes", "DecodePackedCodes")
-
-
-def pack(fields: NDArray[np.integer], width: int) -> NDArray[np.uint8]:
-    """uint8 (w, 1, g): n fields below 2^w, w ≤ 8, padded to 8·g. Bit q of byte (p, 0, i) is bit p of field q·g + i."""
-    padded = np.append(fields.astype(np.uint8), np.zeros(-len(fields) % 8, np.uint8)).reshape(8, -1)
-    planes = [np.packbits(padded >> np.uint8(bit) & np.uint8(1), axis=0, bitorder="little") for bit in range(width)]
-    return np.stack(planes)
 
 
 def _size(kind: str, tensor: Stored) -> float:
@@ -176,6 +223,42 @@ def _size(kind: str, tensor: Stored) -> float:
     alone = GraphBuilder()
     DECODERS[kind](alone, tensor, "W")
     return alone.size()
+
+
+def _shares(tensors: Sequence[Stored]) -> NDArray[np.float64]:
+    """Bytes of each tensor's own node and of its part of one stream of them all; infinite where it can't be in one."""
+    shares = np.full(len(tensors), np.inf)
+    able = [i for i, tensor in enumerate(tensors) if applies(TOGETHER, tensor)]
+    if able and fits_memory([tensors[i] for i in able]):
+        factors = [tensors[i].factor for i in able]
+        ranked = [_by_frequency(factor) for factor in factors]
+        bits = Symbols.of([*(_skips(factor) for factor in factors), *(codes for codes, _ in ranked)]).bits()
+        for number, (i, (_, codebook)) in enumerate(zip(able, ranked, strict=True)):
+            alone = GraphBuilder()
+            alone.call(TOGETHER, "0", "1", name="W", at=[10**4] * 4, shape=tensors[i].shape)
+            own = (bits[number] + bits[len(able) + number]) / 8
+            shares[i] = alone.size() + own + (2 if fits_half(codebook) else 4) * len(codebook)
+    return shares
+
+
+def _needs(kind: str) -> list[str]:
+    """The functions that the nodes of a decoder call."""
+    return [kind, "DecodeSymbols"] if kind == TOGETHER else [kind]
+
+
+def _skips(factor: SparseTensor) -> NDArray[np.int64]:
+    """How many zeros are before each kept entry since the one before."""
+    return np.diff(factor.positions, prepend=-1) - 1
+
+
+def _by_frequency(factor: SparseTensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Codes (k,) as ranks, the most frequent value first, and the codebook in that order."""
+    assert factor.codes is not None  # as `applies` says
+    assert factor.codebook is not None
+    order = np.argsort(-np.bincount(factor.codes, minlength=len(factor.codebook)), kind="stable")
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return ranks[factor.codes], factor.codebook[order]
 
 
 def _kept_values(graph: GraphBuilder, factor: SparseTensor, raw: bool) -> tuple[str, ...]:
@@ -189,9 +272,7 @@ def _kept_values(graph: GraphBuilder, factor: SparseTensor, raw: bool) -> tuple[
 
 def _codebook(graph: GraphBuilder, values: NDArray[np.float32]) -> str:
     """The name of the codebook as float16 where that gives the same values, else as it is."""
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    return graph.constant(half if np.array_equal(half.astype(np.float32), values) else values)
+    return graph.constant(values.astype(np.float16) if fits_half(values) else values)
 
 
 def _dense_codes(factor: SparseTensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -11,8 +11,9 @@ from atmc_tool import __version__
 from atmc_tool.compressed import FACTOR_NAMES, CompressedModel, CompressedWeight
 from atmc_tool.errors import InputError
 from exporters.onnx_builder import GraphBuilder
-from exporters.onnx_decoders import Decoder, Stored, choose
+from exporters.onnx_decoders import Stored, decode
 from exporters.onnx_functions import DOMAIN, VERSION, with_callees
+from exporters.onnx_rest import provide_rest, spare_defaults
 from exporters.skeleton_reading import read_skeleton
 
 
@@ -20,8 +21,8 @@ def build_onnx(model: CompressedModel, source_digest: str, *, dense: bool = Fals
     """A serialised ONNX model: `input`, float32 (N, C, H, W) in [0, 1] → `logits`, (N, classes).
 
     Weight P is the value `P`, decoded by a local function; where it is made of several factors, factor F is the value
-    `P.F`, (m, n). Everything else of the state dict is an initialiser of its own name. What the graph does not need is
-    left out. Equal models give equal bytes.
+    `P.F`, (m, n). Everything else of the state dict is a value of its own name: an initialiser, or cut from one of
+    float16 that several share. What the graph does not need is left out. Equal models give equal bytes.
 
     source_digest: SHA-256 of the file that the model comes from, kept in the metadata
     dense:         every weight is an initialiser of its own shape, and the file has no functions
@@ -36,14 +37,16 @@ def build_onnx(model: CompressedModel, source_digest: str, *, dense: bool = Fals
     for parameter in parameters:
         _check_fits(parameter, model)
     used = {info.name: model.weights[info.name] for info in parameters if info.name in model.weights}
-    decoders = (
-        {} if dense else choose({name: t for key, weight in used.items() for name, t in _stored(key, weight).items()})
-    )
-    for name in (info.name for info in parameters):
-        if name in used and not dense:
-            _provide_weight(graph, name, used[name], decoders)
-        else:
-            graph.constant(used[name].dense() if name in used else model.rest[name], name)
+    rest = {info.name: model.rest[info.name] for info in parameters if info.name not in used}
+    if dense:
+        for name in (info.name for info in parameters):
+            graph.constant(used[name].dense() if name in used else rest[name], name)
+    else:
+        decode(graph, {name: t for key, weight in used.items() for name, t in stored_tensors(key, weight).items()})
+        for name, weight in used.items():
+            _provide_weight(graph, name, weight)
+        provide_rest(graph, rest)
+        spare_defaults(skeleton.node)
     nodes = [*graph.nodes, *skeleton.node]
     del skeleton.input[1:], skeleton.node[:]
     skeleton.node.extend(nodes)
@@ -83,11 +86,9 @@ def _kind(dtype: np.dtype[Any], shape: Iterable[int]) -> str:
     return f"{dtype} {tuple(shape)}"
 
 
-def _provide_weight(graph: GraphBuilder, name: str, weight: CompressedWeight, decoders: Mapping[str, Decoder]) -> None:
-    """W = main + side·main + C, in that order, as CompressedWeight.dense() computes it."""
-    tensors = _stored(name, weight)
-    for value, tensor in tensors.items():
-        decoders[value](graph, tensor, value)
+def _provide_weight(graph: GraphBuilder, name: str, weight: CompressedWeight) -> None:
+    """W = main + side·main + C where it is no single factor, in that order, as CompressedWeight.dense() computes it."""
+    tensors = stored_tensors(name, weight)
     if not tensors:
         graph.node("ConstantOfShape", graph.constant(np.array(weight.shape, np.int64)), name=name)
     if len(tensors) <= 1:
@@ -101,7 +102,7 @@ def _provide_weight(graph: GraphBuilder, name: str, weight: CompressedWeight, de
     graph.node("Reshape", total, graph.constant(np.array(weight.shape, np.int64)), name=name)
 
 
-def _stored(name: str, weight: CompressedWeight) -> dict[str, Stored]:
+def stored_tensors(name: str, weight: CompressedWeight) -> dict[str, Stored]:
     """Value name → tensor to decode: the weight itself where it is one factor, else the factors it needs."""
     kept = {factor: tensor for factor, tensor in sorted(weight.factors.items()) if tensor.kept}
     if weight.main not in kept:

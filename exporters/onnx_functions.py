@@ -5,10 +5,12 @@ operators whose shapes it can tell beforehand: so NonZero, Compress and their li
 
 onnxruntime keeps what it folds until it is done. In bytes per entry of the tensor: 12 for zeros, scattering and the
 last reshape, 27 for a bitmask, 13 for codes of every entry, 16 and 3 for each bit where they are packed. Beside that,
-for each gap 41 and 3 for each bit, for each kept entry 12 and 3 for each bit.
+for each gap 41 and 3 for each bit, for each kept entry 12 and 3 for each bit. `DecodeSymbols` and `Decode` take
+about 250 for each kept entry together, and 12 for each entry.
 """
 
 import functools
+import string
 from collections.abc import Iterable
 
 from onnx import FunctionProto
@@ -115,6 +117,66 @@ _CODES = """
   code = Cast <to = 6> (whole)
   tensor = Gather (palette, code)"""
 
+# A symbol is the base of its class and w low bits. The classes of all rows are in `widths`, w of each, fields of four
+# bits; the base is the sum of 2^w over those before it in its row. `ends` has for each symbol as many ones as its class
+# is from the first of the row, then a zero; symbols beyond those are of the first class. From each of `starts` on, the
+# row is another, `steps` entries of `widths` further. `low` has the low bits of all, the lowest first.
+_SYMBOLS_TEXT = """DecodeSymbols <number> (ends, widths, low, starts, steps) => (symbols) {
+  axis = Constant <value_int = 0> ()
+  more = atmc.Unpack (ends)
+  one = Constant <value = int32 {1}> ()
+  last = Sub (one, more)
+  index = CumSum <exclusive = 1> (last, axis)
+  n = Constant <value_ints: ints = @number> ()
+  none = ConstantOfShape <value = int32[1] {0}> (n)
+  class = ScatterElements <reduction = "add"> (none, index, more)
+  jump = ScatterElements (none, starts, steps)
+  row = CumSum (jump, axis)
+  entry = Add (row, class)
+  sizes = atmc.Unpack (widths)
+  width = Gather (sizes, entry)
+  from = CumSum <exclusive = 1> (width, axis)
+  eight = Constant <value = int32 {8}> ()
+  at = Div (from, eight)
+  after = Add (at, one)
+  bit = Mod (from, eight)
+  bytes = Cast <to = 6> (low)
+  first = Gather (bytes, at)
+  second = Gather (bytes, after)
+  two = Add (one, one)
+  byte = Pow (two, eight)
+  high = Mul (second, byte)
+  word = Add (first, high)
+  place = Pow (two, bit)
+  moved = Div (word, place)
+  span = Pow (two, width)
+  value = Mod (moved, span)
+  spans = Pow (two, sizes)
+  sums = CumSum <exclusive = 1> (spans, axis)
+  sum = Gather (sums, entry)
+  start = Gather (sums, row)
+  base = Sub (sum, start)
+  symbols = Add (base, value)
+}"""
+
+# The k entries of a tensor from two runs of symbols, from the a-th and from the c-th on: how many zeros are before
+# each, and which of the values from the e-th on it is. `at` is [a, k, c, e].
+_ENTRIES = """
+  bounds = Constant <value_ints: ints = @at> ()
+  a, k, c, e = Split <num_outputs = 4> (bounds)
+  b = Add (a, k)
+  gap = Slice (symbols, a, b)
+  one = Constant <value = int32 {1}> ()
+  step = Add (gap, one)
+  next = CumSum (step, axis)
+  at = Sub (next, one)
+  d = Add (c, k)
+  code = Slice (symbols, c, d)
+  first = Cast <to = 6> (e)
+  which = Add (code, first)
+  found = Gather (values, which)
+  each = Cast <to = 1> (found)"""
+
 
 def _texts() -> dict[str, str]:
     """Name → text of the functions, each after those that it calls."""
@@ -133,6 +195,8 @@ def _texts() -> dict[str, str]:
     add("DecodeCodes", "shape", "codes, shifts, mask, codebook", _START, _PALETTE, _CODES)
     add("DecodePackedCodes", "shape", "codes, codebook", _START, _PALETTE, _PACKED_CODES, _WHOLE)
     add("DecodePositions", "shape", "positions, each", _START, _POSITIONS, _SCATTER)
+    texts["DecodeSymbols"] = _SYMBOLS_TEXT
+    add("Decode", "at, shape", "symbols, values", _START, _ENTRIES, _SCATTER)
     return texts
 
 
@@ -152,7 +216,7 @@ def functions() -> dict[str, FunctionProto]:
 def _shorten(function: FunctionProto) -> None:
     """Spare the bytes of what nobody needs to read: names of values inside, and the domain where it is the default."""
     inner = dict.fromkeys(name for node in function.node for name in node.output if name not in function.output)
-    short = {name: chr(ord("a") + i) for i, name in enumerate(inner)}  # the longest has fewer than 26
+    short = dict(zip(inner, string.ascii_letters, strict=False))  # the longest function has fewer
     for node in function.node:
         node.input[:] = [short.get(name, name) for name in node.input]
         node.output[:] = [short.get(name, name) for name in node.output]

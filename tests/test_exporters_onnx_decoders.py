@@ -10,8 +10,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from atmc_tool.compressed import SparseTensor
-from exporters.onnx_builder import GraphBuilder
-from exporters.onnx_decoders import DECODERS, Stored, applies, choose, pack
+from exporters.onnx_builder import GraphBuilder, pack
+from exporters.onnx_decoders import (
+    BYTES_OF_ENTRY,
+    DECODERS,
+    LITTLE,
+    TOGETHER,
+    Stored,
+    applies,
+    choose,
+    decode_entries,
+    fits_memory,
+)
 from exporters.onnx_functions import DOMAIN, VERSION, functions, with_callees
 
 LEVELS = (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
@@ -60,18 +70,25 @@ def random_factor(shape: tuple[int, int], density: float, n_values: int | None, 
 
 
 def kinds_for(tensor: Stored) -> list[str]:
-    return [kind for kind in DECODERS if applies(kind, tensor)]
+    return [kind for kind in (*DECODERS, TOGETHER) if applies(kind, tensor)]
+
+
+def put(graph: GraphBuilder, kind: str, tensor: Stored, name: str) -> None:
+    if kind == TOGETHER:
+        decode_entries(graph, {name: tensor})
+    else:
+        DECODERS[kind](graph, tensor, name)
 
 
 def encoded(kind: str, factor: SparseTensor) -> GraphBuilder:
     graph = GraphBuilder()
-    DECODERS[kind](graph, Stored(factor, factor.shape), "W")
+    put(graph, kind, Stored(factor, factor.shape), "W")
     return graph
 
 
 def chosen(factor: SparseTensor) -> str:
-    (decoder,) = choose({"W": Stored(factor, factor.shape)}).values()
-    return next(kind for kind in DECODERS if DECODERS[kind] is decoder)
+    (kind,) = choose({"W": Stored(factor, factor.shape)}).values()
+    return kind
 
 
 def whole_size(graph: GraphBuilder) -> int:
@@ -85,7 +102,7 @@ def assert_exact(factor: SparseTensor, shape: tuple[int, ...] | None = None) -> 
     tensor = Stored(factor, shape or factor.shape)
     names = kinds_for(tensor)
     for kind in names:
-        DECODERS[kind](graph, tensor, f"W{kind}")
+        put(graph, kind, tensor, f"W{kind}")
     model = model_of(graph, *(f"W{kind}" for kind in names))
     for level in LEVELS:
         for name, got in zip(names, run(model, level), strict=True):
@@ -207,9 +224,8 @@ def test_a_function_is_only_taken_where_its_own_bytes_pay() -> None:
     """Alone, each of these has another smallest encoding; together they share one function."""
     many = {f"W{i}": Stored(f, f.shape) for i, f in enumerate(random_factor((30, 40), 0.1, 16, i) for i in range(20))}
     alone = random_factor((30, 40), 0.5, 16)
-    assert chosen(alone) != "DecodeGaps"
-    decoders = choose({**many, "last": Stored(alone, alone.shape)})
-    assert set(map(id, decoders.values())) == {id(DECODERS["DecodeGaps"])}
+    assert chosen(alone) != TOGETHER
+    assert set(choose({**many, "last": Stored(alone, alone.shape)}).values()) == {TOGETHER}
     assert choose({}) == {}
 
 
@@ -279,15 +295,16 @@ def test_functions_hold_standard_operators_and_each_other_only() -> None:
                 assert node.op_type in functions()
             else:
                 assert onnx.defs.has(node.op_type, 21, node.domain)
-    assert set(DECODERS) - {""} == set(functions()) - {"Unpack"}
+    assert {*DECODERS, TOGETHER} - {""} == set(functions()) - {"Unpack", "DecodeSymbols"}
 
 
 def test_one_node_for_each_tensor() -> None:
     factor = random_factor((16, 36), 0.2, 16)
     for kind in kinds_for(Stored(factor, (16, 4, 3, 3))):
         graph = GraphBuilder()
-        DECODERS[kind](graph, Stored(factor, (16, 4, 3, 3)), "W")
-        assert [(node.domain, node.op_type) for node in graph.nodes] == [(DOMAIN, kind)] * bool(kind)
+        put(graph, kind, Stored(factor, (16, 4, 3, 3)), "W")
+        before = ["DecodeSymbols"] * (kind == TOGETHER)
+        assert [(node.domain, node.op_type) for node in graph.nodes] == [(DOMAIN, k) for k in (*before, kind) if k]
 
 
 @pytest.mark.parametrize(("n_values", "bits"), [(1, 1), (2, 2), (3, 2), (4, 4), (15, 4), (16, 8), (255, 8)])
@@ -296,3 +313,33 @@ def test_codes_of_every_entry_take_no_more_bits_than_they_must(n_values: int, bi
     parts = encoded("DecodeCodes", random_factor((50, 60), 0.9, n_values)).initializers
     codes = [tensor for tensor in parts if tensor.data_type == TensorProto.UINT8 and len(tensor.raw_data) > 8]
     assert [len(tensor.raw_data) for tensor in codes] == [50 * 60 * bits // 8]
+
+
+def test_entries_of_many_tensors_in_one_stream() -> None:
+    """Of other densities and numbers of values, a full one and one of a single entry among them."""
+    factors = [random_factor((40, 90), density, n, n) for density, n in ((0.3, 16), (0.01, 4), (1, 256), (0.1, 1))]
+    factors.append(factor_of((1, 5000), np.array([4999]), 1))
+    graph = GraphBuilder()
+    names = [f"W{i}" for i in range(len(factors))]
+    decode_entries(graph, {name: Stored(f, f.shape) for name, f in zip(names, factors, strict=True)})
+    assert [node.op_type for node in graph.nodes] == ["DecodeSymbols", *[TOGETHER] * len(factors)]
+    for level in LEVELS:
+        for got, factor in zip(run(model_of(graph, *names), level), factors, strict=True):
+            assert got.tobytes() == factor.dense().tobytes()
+
+
+@pytest.mark.parametrize(("density", "kind"), [(0.005, TOGETHER), (0.1, "DecodeGaps")])
+def test_a_stream_is_only_for_what_little_memory_decodes(density: float, kind: str) -> None:
+    """Of 4 million weights: 20,972 entries take 5 MB, 419,430 take 105."""
+    factor = random_factor((2048, 2048), density, 16)
+    assert chosen(factor) == kind
+    assert fits_memory([Stored(factor, factor.shape)]) == (kind == TOGETHER)
+    assert BYTES_OF_ENTRY * factor.kept < LITTLE or kind != TOGETHER
+
+
+def test_the_stream_is_near_the_entropy_of_mask_and_codes() -> None:
+    """Within 5 % for entries at random places; the codebook and the node beside."""
+    factor = random_factor((256, 576), 0.05, 16)
+    n, k = 256 * 576, factor.kept
+    mask = -k * np.log2(k / n) - (n - k) * np.log2(1 - k / n)
+    assert encoded(TOGETHER, factor).size() <= 1.05 * (mask + 4 * k) / 8 + 64 + 300

@@ -115,16 +115,18 @@ def _onnx(path: Path, content: bytes) -> dict[str, Any]:
                 parameters |= dict.fromkeys(name for name in node.input if name and name not in image_dependent)
             image_dependent.update(node.output)
 
-    arrays = decoded_weights(model, parameters)
+    arrays = {name: array for name, array in decoded_weights(model, parameters).items() if array.dtype.kind == "f"}
+    parts = {name: _upstream(name, makers) & stored.keys() for name in arrays}
+    weights = {name: 1 + int(np.count_nonzero(array)) for name, array in arrays.items()}
+    readers = {part: sum(weights[name] for name in arrays if part in parts[name]) for part in stored}
     layers = [
         {
             **_layer(name, array),
             **_code(array),
             **_rounded(makers.get(name), types),
-            "bytes": sum(stored.get(part, 0) for part in _upstream(name, makers)),
+            "bytes": round(sum(stored[part] * weights[name] / readers[part] for part in parts[name])),
         }
         for name, array in arrays.items()
-        if array.dtype.kind == "f"
     ]
     return {
         "kind": "network (.onnx)",
