@@ -119,12 +119,12 @@ def recorded_baseline(file: BaselineFile, report: Mapping[str, Any], here: Mappi
 
 
 def _conditions(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal, as plain JSON."""
+    """What must be equal, as plain JSON; how many samples an attack found standing is no condition but a result."""
     attacks = report.get("attacks")
     named = [
-        {key: attack.get(key) for key in ("name", "parameters")}
+        {"name": attack.get("name"), **(attack.get("parameters") or {}), "attacked": None}
         for attack in (attacks if isinstance(attacks, list) else [])
-        if isinstance(attack, Mapping)
+        if isinstance(attack, Mapping) and isinstance(attack.get("parameters") or {}, Mapping)
     ]
     facts = {**{name: report.get(name) for name in ("images", "threat_model", "settings")}, "attacks": named}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
