@@ -15,6 +15,11 @@ def fits_half(values: NDArray[np.float32]) -> bool:
     return halves.astype(np.float32).tobytes() == values.tobytes()
 
 
+def narrowed(values: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np.float32]:
+    """The same values, as float16 where that is exact."""
+    return values.astype(np.float16) if fits_half(values) else values
+
+
 def put_codebook(fields: FieldWriter, codebook: NDArray[np.float32]) -> None:
     """Write a codebook (K,): finite, strictly increasing, without zero."""
     half = fits_half(codebook)

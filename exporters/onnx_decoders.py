@@ -4,7 +4,7 @@ Each is one node of a local function (`onnx_functions`) and its initialisers: po
 bits for blocks and for the entries of those in use, as gaps in fields of the cheapest width, or as they are; or a code
 for every entry. Kept values are codes of ⌈log2 K⌉ bits, or raw. Or all values as they are, without a function.
 
-Or the entries of many tensors are in one stream (`onnx_symbols`), of which each tensor's node takes its runs.
+Or the entries of many tensors are in one stream (`onnx_entries`), of which each tensor's node takes its runs.
 """
 
 import itertools
@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atmc_tool.compressed import SparseTensor
-from exporters.codebook_fields import fits_half
+from exporters.codebook_fields import narrowed
 from exporters.onnx_builder import GraphBuilder, pack
+from exporters.onnx_entries import Entries, skips
 from exporters.onnx_functions import with_callees
-from exporters.onnx_symbols import LARGEST, Symbols
+from exporters.onnx_symbols import LARGEST
 
 _BLOCKS = (4, 8, 16, 32, 64)
 
@@ -63,9 +64,11 @@ def choose(tensors: Mapping[str, Stored]) -> dict[str, str]:
         return {}
     kinds = [*DECODERS, TOGETHER]
     sizes = np.array([[_size(kind, tensor) for kind in DECODERS] for tensor in tensors.values()])
-    sizes = np.column_stack([sizes, _shares(list(tensors.values()))])
+    shares, functions = _shares(list(tensors.values()))
+    sizes = np.column_stack([sizes, shares])
+    needs = [*({kind} for kind in DECODERS), {TOGETHER, *functions}]
     useful = [i for i in range(1, len(kinds)) if np.isfinite(sizes[:, i]).any()]
-    calls = {i: {function.name: function.ByteSize() for function in with_callees(_needs(kinds[i]))} for i in useful}
+    calls = {i: {function.name: function.ByteSize() for function in with_callees(needs[i])} for i in useful}
 
     def total(selected: tuple[int, ...]) -> float:
         shared: dict[str, int] = {}
@@ -165,26 +168,17 @@ def decode_blocks(graph: GraphBuilder, tensor: Stored, name: str, *, raw: bool =
 
 
 def decode_entries(graph: GraphBuilder, tensors: Mapping[str, Stored]) -> None:
-    """Gaps between the kept entries and codes of their values, those of all tensors in one stream of symbols.
-
-    Codes are ranks by how often a value comes up in the tensor, and the codebook is in their order.
-    """
+    """Gaps between the kept entries and codes of their values, those of all tensors in one stream of symbols."""
     if not tensors:
         return
-    factors = [tensor.factor for tensor in tensors.values()]
-    ranked = [_by_frequency(factor) for factor in factors]
-    runs = [*(_skips(factor) for factor in factors), *(codes for codes, _ in ranked)]
-    stream = Symbols.of(runs)
-    symbols = graph.call("DecodeSymbols", *map(graph.constant, stream.parts()), number=[stream.number])
-    values = _codebook(graph, np.concatenate([codebook for _, codebook in ranked]))
-    starts = stream.starts()
+    entries = Entries.of([tensor.factor for tensor in tensors.values()])
+    symbols, values = entries.provide(graph)
+    starts = entries.stream.starts()
     first = 0
     for i, (name, tensor) in enumerate(tensors.items()):
-        gaps, codes = starts[i], starts[len(tensors) + i]
-        kept = tensor.factor.kept
-        at = [gaps, kept, codes, first]
+        at = [starts[i], tensor.factor.kept, starts[len(tensors) + i], first]
         graph.call(TOGETHER, symbols, values, name=name, at=at, shape=tensor.shape)
-        first += len(ranked[i][1])
+        first += len(entries.codebooks[i])
 
 
 # The name of the function → what makes its node; the first needs no function.
@@ -207,7 +201,7 @@ def applies(kind: str, tensor: Stored) -> bool:
     """Whether the decoder can be used: codes need a codebook, those of every entry a place for zero, blocks a grid."""
     factor = tensor.factor
     if kind == TOGETHER:
-        return factor.codebook is not None and int(_skips(factor).max()) < LARGEST
+        return factor.codebook is not None and int(skips(factor).max()) < LARGEST
     if kind.startswith("DecodeBlocks") and not any(_splits(tensor.shape)):
         return False
     if factor.codebook is None:
@@ -225,40 +219,21 @@ def _size(kind: str, tensor: Stored) -> float:
     return alone.size()
 
 
-def _shares(tensors: Sequence[Stored]) -> NDArray[np.float64]:
-    """Bytes of each tensor's own node and of its part of one stream of them all; infinite where it can't be in one."""
+def _shares(tensors: Sequence[Stored]) -> tuple[NDArray[np.float64], set[str]]:
+    """Bytes of each tensor's own node and of its part of one stream of them all; infinite where it can't be in one.
+
+    And the functions that the stream takes.
+    """
     shares = np.full(len(tensors), np.inf)
     able = [i for i, tensor in enumerate(tensors) if applies(TOGETHER, tensor)]
-    if able and fits_memory([tensors[i] for i in able]):
-        factors = [tensors[i].factor for i in able]
-        ranked = [_by_frequency(factor) for factor in factors]
-        bits = Symbols.of([*(_skips(factor) for factor in factors), *(codes for codes, _ in ranked)]).bits()
-        for number, (i, (_, codebook)) in enumerate(zip(able, ranked, strict=True)):
-            alone = GraphBuilder()
-            alone.call(TOGETHER, "0", "1", name="W", at=[10**4] * 4, shape=tensors[i].shape)
-            own = (bits[number] + bits[len(able) + number]) / 8
-            shares[i] = alone.size() + own + (2 if fits_half(codebook) else 4) * len(codebook)
-    return shares
-
-
-def _needs(kind: str) -> list[str]:
-    """The functions that the nodes of a decoder call."""
-    return [kind, "DecodeSymbols"] if kind == TOGETHER else [kind]
-
-
-def _skips(factor: SparseTensor) -> NDArray[np.int64]:
-    """How many zeros are before each kept entry since the one before."""
-    return np.diff(factor.positions, prepend=-1) - 1
-
-
-def _by_frequency(factor: SparseTensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Codes (k,) as ranks, the most frequent value first, and the codebook in that order."""
-    assert factor.codes is not None  # as `applies` says
-    assert factor.codebook is not None
-    order = np.argsort(-np.bincount(factor.codes, minlength=len(factor.codebook)), kind="stable")
-    ranks = np.empty_like(order)
-    ranks[order] = np.arange(len(order))
-    return ranks[factor.codes], factor.codebook[order]
+    if not able or not fits_memory([tensors[i] for i in able]):
+        return shares, set()
+    entries = Entries.of([tensors[i].factor for i in able])
+    for i, share in zip(able, entries.shares(), strict=True):
+        alone = GraphBuilder()
+        alone.call(TOGETHER, "0", "1", name="W", at=[10**4] * 4, shape=tensors[i].shape)
+        shares[i] = alone.size() + share
+    return shares, entries.functions
 
 
 def _kept_values(graph: GraphBuilder, factor: SparseTensor, raw: bool) -> tuple[str, ...]:
@@ -272,7 +247,7 @@ def _kept_values(graph: GraphBuilder, factor: SparseTensor, raw: bool) -> tuple[
 
 def _codebook(graph: GraphBuilder, values: NDArray[np.float32]) -> str:
     """The name of the codebook as float16 where that gives the same values, else as it is."""
-    return graph.constant(values.astype(np.float16) if fits_half(values) else values)
+    return graph.constant(narrowed(values))
 
 
 def _dense_codes(factor: SparseTensor) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

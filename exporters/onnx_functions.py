@@ -159,6 +159,36 @@ _SYMBOLS_TEXT = """DecodeSymbols <number> (ends, widths, low, starts, steps) => 
   symbols = Add (base, value)
 }"""
 
+# Values of float16, by keys 2 m + s: the bits m of the magnitude and the sign s. In a range of symbols is for each how
+# many keys are between it and the one before (or 0), but `jumps` for those `far`. A value is (m - 1024 e) 2^e units of
+# 2^-24, e = max(0, ⌊m / 1024⌋ - 1), so that the leading one, which subnormal numbers do not have, stays in the bracket.
+_CODEBOOKS_TEXT = """DecodeCodebooks <start, stop> (symbols, far, jumps) => (values) {
+  a = Constant <value_ints: ints = @start> ()
+  b = Constant <value_ints: ints = @stop> ()
+  short = Slice (symbols, a, b)
+  between = ScatterElements (short, far, jumps)
+  one = Constant <value = int32 {1}> ()
+  step = Add (between, one)
+  axis = Constant <value_int = 0> ()
+  key = CumSum (step, axis)
+  two = Add (one, one)
+  sign = Mod (key, two)
+  bits = Div (key, two)
+  full = Constant <value = int32 {1024}> ()
+  field = Div (bits, full)
+  above = Sub (field, one)
+  exponent = Relu (above)
+  implied = Mul (exponent, full)
+  mantissa = Sub (bits, implied)
+  number = Cast <to = 1> (mantissa)
+  double = Cast <to = 1> (two)
+  power = Pow (double, exponent)
+  moved = Mul (number, power)
+  units = Constant <value = float[2] {5.9604644775390625e-8, -5.9604644775390625e-8}> ()
+  unit = Gather (units, sign)
+  values = Mul (moved, unit)
+}"""
+
 # The k entries of a tensor from two runs of symbols, from the a-th and from the c-th on: how many zeros are before
 # each, and which of the values from the e-th on it is. `at` is [a, k, c, e].
 _ENTRIES = """
@@ -196,6 +226,7 @@ def _texts() -> dict[str, str]:
     add("DecodePackedCodes", "shape", "codes, codebook", _START, _PALETTE, _PACKED_CODES, _WHOLE)
     add("DecodePositions", "shape", "positions, each", _START, _POSITIONS, _SCATTER)
     texts["DecodeSymbols"] = _SYMBOLS_TEXT
+    texts["DecodeCodebooks"] = _CODEBOOKS_TEXT
     add("Decode", "at, shape", "symbols, values", _START, _ENTRIES, _SCATTER)
     return texts
 
