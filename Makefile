@@ -30,6 +30,8 @@ type: setup  ## check types
 bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/pipeline.py digits --seeds 0 1 2
 	$(BIN)/python benchmarks/pipeline.py mnist --seeds 0
+	$(BIN)/python benchmarks/attacks.py digits build/benchmarks/digits-0/model.pt --eps 0.1 --eps-l2 0.5 --queries 1000
+	$(BIN)/python benchmarks/attacks.py mnist build/benchmarks/mnist-0/model.pt --eps 0.3 --eps-l2 2 --strong 200
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/int8.py
 	$(BIN)/python benchmarks/kills.py --kills 50

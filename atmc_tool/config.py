@@ -262,11 +262,11 @@ class ComputeConfig(_Section):
 class EvaluationConfig(_Section):
     """The final measurement and `verify`: PGD with `steps` steps, worst of `restarts` starts, on `n` test images.
 
-    attack:         of `verify`: `standard` or `autoattack`
+    attack:         of `verify`: `standard`, `autoattack`, or `comparison`: standard, and what papers report
     square_queries: None: 300, with `autoattack` 5,000
     """
 
-    attack: Literal["standard", "autoattack"] = "standard"
+    attack: Literal["standard", "autoattack", "comparison"] = "standard"
     steps: int = Field(20, ge=1)
     restarts: int = Field(3, ge=1)
     n: int = Field(1000, ge=1)

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from atmc_tool.attacks.classifier import Classifier, correct
-from atmc_tool.attacks.standing import WorstCase
+from atmc_tool.attacks.classifier import Array, Classifier, correct
+from atmc_tool.attacks.fgsm import fgsm
+from atmc_tool.attacks.noise import noisy
+from atmc_tool.attacks.standing import SampleAttack, WorstCase, attack_standing
+from atmc_tool.attacks.starts import start_noise
 from atmc_tool.attacks.worst_case import worst_case
 from atmc_tool.threat_model import Norm, ThreatModel
 from evaluators.accuracy import Floats, Labels, batched_logits, share
@@ -60,12 +63,21 @@ def check_order(
     images, labels = images[:SAMPLES], labels[:SAMPLES]
     n = len(labels)
     norm, eps = threat_model.norm, threat_model.eps
-    noise = _attacked(classifier, images, labels, eps, norm, settings, steps=0, step_size=0.0)
-    step = _attacked(classifier, images, labels, eps, norm, settings, steps=1, step_size=eps, random_start=False)
+
+    def random(x: Array, _: Array, indices: Sequence[int]) -> Array:
+        return noisy(x, eps, noise=start_noise(settings.seed, 0, indices, tuple(x.shape[1:]), norm), norm=norm)
+
+    def step(x: Array, y: Array, _: Sequence[int]) -> Array:
+        return fgsm(classifier, x, y, eps, norm=norm)
+
+    def left(attack: SampleAttack) -> int:
+        found = attack_standing(classifier, images, labels, eps, [attack], norm=norm, batch_size=settings.batch_size)
+        return int(found.robust.sum())
+
     all_attacks = measured.robust if measured.robust is not None else np.zeros(0, np.bool_)
     standing = {
-        "noise": int(noise.robust.sum()),
-        "one step": int(step.robust.sum()),
+        "noise": left(random),
+        "one step": left(step),
         measured.white_box[0].name: int(measured.white_box[0].robust[:n].sum()),
         "all attacks": int(all_attacks[:n].sum()),
     }

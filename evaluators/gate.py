@@ -204,7 +204,7 @@ def drop(
     before = None if recorded is None else recorded.get(key)
     if recorded is None or not _is_probability(before):
         return Check(name, unusable, f"no {key} is recorded at compression")
-    differing = [name for name, value in conditions.items() if not _comparable(name, recorded.get(name), value)]
+    differing = [name for name, value in conditions.items() if not comparable(name, recorded.get(name), value)]
     if differing:
         then = ", ".join(f"{name} {recorded.get(name, 'unknown')}" for name in differing)
         now = ", ".join(f"{name} {conditions[name]}" for name in differing)
@@ -219,7 +219,8 @@ def _is_probability(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _comparable(name: str, then: Any, now: Any) -> bool:
+def comparable(name: str, then: Any, now: Any) -> bool:
+    """Whether a number measured with `then` can stand beside one with `now`, for the condition of that name."""
     if name in ("steps", "restarts"):
         return isinstance(then, int) and now >= then
     if name == "eps":

@@ -14,6 +14,7 @@ from atmc_tool.attacks.classifier import Classifier, correct
 from atmc_tool.errors import InputError
 from atmc_tool.threat_model import ThreatModel
 from evaluators.accuracy import Floats, Labels, batched_logits, check_determinism, check_logits, images_digest, share
+from evaluators.attack_comparison import ComparisonRow, compare_attacks
 from evaluators.attack_plan import AttackSettings
 from evaluators.attack_strength import CurvePoint, check_curve, eps_curve
 from evaluators.baseline import Baseline, BaselineFile, attacked_baseline, loss_checks, packed, recorded_baseline
@@ -50,6 +51,7 @@ class Verification:
     robustness: None where they are no logits
     curve:      accuracy against eps; empty where there is no gradient
     recorded:   `metrics.compressed` of the manifest
+    comparison: what papers report, if it was asked for; no check looks at it
     """
 
     verdict: Verdict
@@ -65,6 +67,7 @@ class Verification:
     curve: tuple[CurvePoint, ...] = ()
     baseline: Baseline | None = None
     recorded: Mapping[str, Any] | None = None
+    comparison: tuple[ComparisonRow, ...] = ()
 
     @property
     def clean(self) -> Proportion | None:
@@ -109,6 +112,7 @@ class Verification:
             "clean": None if self.clean is None else self.clean.to_json(),
             "robust": None if self.robust is None else self.robust.to_json(),
             "attacks": [result.to_json() for result in attacks],
+            "comparison": [row.to_json() for row in self.comparison],
             "eps_curve": [point.to_json() for point in self.curve],
             "settings": asdict(self.settings),
             "policy": self.policy.model_dump(mode="json"),
@@ -140,6 +144,7 @@ def verify(
     decoded: Mapping[str, NDArray[Any]] | None = None,
     recorded: Mapping[str, Any] | None = None,
     baseline: BaselineFile | None = None,
+    comparison: bool = False,
     split: str = "test",
     progress: StageProgress | None = None,
     spread: Spread | None = None,
@@ -152,6 +157,7 @@ def verify(
                      parity is listed as not applied
     recorded:        `metrics.compressed` of the manifest: accuracies and how they were measured
     baseline:        what the artefact is compared with, image by image
+    comparison:      run the attacks that papers report, too, for comparison only, where the classifier has gradients
     progress:        called with (what is measured, done, total)
     spread:          several processes, each of which calls this alike; PGD's images are spread over them
 
@@ -197,6 +203,9 @@ def verify(
             curve = eps_curve(classifier, floats, targets, right, threat_model, robustness, settings, progress)
         checks.append(check_curve(curve))
         measured = replace(measured, right=right, robustness=robustness, curve=curve)
+        if comparison and robustness.white_box:
+            rows = compare_attacks(classifier, floats, targets, threat_model, settings, progress, spread)
+            measured = replace(measured, comparison=rows)
     else:
         names = ("normalisation", "determinism", *ATTACK_CHECKS, "eps-curve")
         checks += [Check(name, None, "the outputs are no logits") for name in names]

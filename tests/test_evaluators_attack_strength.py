@@ -106,9 +106,7 @@ def test_losses_that_disagree_are_a_warning(measured: Robustness) -> None:
 def test_an_attack_that_was_too_short_is_a_warning(measured: Robustness) -> None:
     settings = AttackSettings(steps=2, restarts=1, step_size=EIGHT.eps / 20, square_queries=0)
     short = attack(fit(), *held_out(), EIGHT.eps, settings)
-    short = replace(
-        short, robust=short.white_box[0].robust
-    )  # without APGD-T, whose steps are as large as they have to be
+    short = replace(short, robust=short.white_box[0].robust)  # PGD alone: APGD-T makes up for its short steps
     check = check_converged(fit(), *held_out(), EIGHT, short, replace(settings, step_size=None))
     assert check.status == "warning"
     assert "raise --steps" in check.reason

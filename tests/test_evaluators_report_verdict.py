@@ -99,3 +99,12 @@ def test_without_measurements() -> None:
     bare = report(clean=None, robust=None, attacks=[])
     assert "Robust accuracy was not measured" in to_markdown(bare)
     ElementTree.fromstring(to_junit(bare))
+
+
+def test_rows_of_papers_are_labelled() -> None:
+    row = {"name": "wrm-15", "label": "for comparison only", "distance": {"mean": 2.5, "largest": 3.0}}
+    shown = to_markdown(report(comparison=[{**row, **Proportion(360, 1000).to_json()}]))
+    line = "| under wrm-15 | 0.3600 | 0.3302 to 0.3906 | 1000 | 2.5 | 3 |"
+    head = "| for comparison only | here | 95 % interval | n | mean distance | largest |"
+    assert f"{head}\n{'| --- ' * 6}|\n{line}\n" in shown
+    assert "comparison only" not in to_markdown(report())

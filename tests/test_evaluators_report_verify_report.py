@@ -53,6 +53,14 @@ REPORT: dict[str, Any] = {
         {"name": "pgd-20 cross-entropy", "parameters": {"steps": 20}, **Proportion(307, 360).to_json()},
         {"name": "square", "parameters": {"queries": 300}, **Proportion(222, 256).to_json()},
     ],
+    "comparison": [
+        {
+            "name": "wrm-15",
+            "label": "for comparison only",
+            "distance": {"mean": 2.974504, "largest": 5.1},
+            **Proportion(130, 360).to_json(),
+        }
+    ],
     "settings": {"steps": 20},
     "policy": {"min_clean": None, "min_robust": 0.9, "max_drop": 0.02, "max_bytes": None},
     "recorded": {"clean_accuracy": 0.99, "robust_accuracy": 0.85},
@@ -109,6 +117,9 @@ def test_the_whole_report() -> None:
         "38.9 times smaller",
         "28.9 × smaller",
         "under square 86.7 %",
+        "For comparison only",
+        "under wrm-15 36.1 %",
+        "n 360; mean distance 2.975",
         "required: lower end at least 90.0 %",
         "100.0 % → 60.0 %",
         "3 becomes 8",
@@ -161,7 +172,7 @@ def test_sections_without_data_are_left_out(report: dict[str, Any]) -> None:
     page = Page(verify_report(report))
     assert "✗ FAILED" in page.text
     assert "could not be measured" in page.text
-    for absent in ("Size", "under attack", "Class by class", "Layers", "All checks", "Beside other"):
+    for absent in ("Size", "under attack", "Class by class", "Layers", "All checks", "Beside other", "comparison only"):
         assert absent not in page.text
     assert not page.all("svg")
 

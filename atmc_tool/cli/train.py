@@ -115,6 +115,7 @@ def train_dense(config: "Config", output: Path, folder: "RunFolder", ranks: "Ran
         std=std,
         data=data.name,
         eps=threat_model.text if threat_model else None,
+        norm=config.threat_model.norm,
         seed=config.seed,
         metrics=measure(
             network,

@@ -73,6 +73,7 @@ def verify_file(
     model = adopted(model, data.image_shape, logits)
     images = test_subset(data.test, config.evaluation.n, SEED)
     first = OrtClassifier(model, provider, threads())
+    which = config.evaluation.attack
     with staged() as progress:
         verification = verify(
             lambda: OrtClassifier(model, provider, threads()),
@@ -82,7 +83,7 @@ def verify_file(
             Artefact(str(path), len(content), sha256(content), origin.digests),
             image_shape=first.facts.image_shape,
             settings=AttackSettings(
-                attack=config.evaluation.attack,
+                attack="standard" if which == "comparison" else which,
                 steps=config.evaluation.steps,
                 restarts=config.evaluation.restarts,
                 square_queries=config.evaluation.square_queries,
@@ -93,6 +94,7 @@ def verify_file(
             decoded=None if origin.expected is None else decoded_weights(model, origin.expected.names),
             recorded=origin.metrics.get("compressed"),
             baseline=None if baseline is None else read_baseline(baseline, first.facts, provider, threads()),
+            comparison=which == "comparison",
             progress=progress,
             spread=ranks,
         )

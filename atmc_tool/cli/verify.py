@@ -26,8 +26,8 @@ STDOUT = Path("-")
 @setting(
     "evaluation.attack",
     "--attack",
-    type=click.Choice(["standard", "autoattack"]),
-    help="Which attacks; default standard.",
+    type=click.Choice(["standard", "autoattack", "comparison"]),
+    help="Which attacks; comparison: standard, and what papers report. Default standard.",
 )
 @setting("evaluation.steps", "--steps", type=click.IntRange(1), help="Steps of PGD; default 20.")
 @setting("evaluation.restarts", "--restarts", type=click.IntRange(1), help="Starts of PGD; default 3.")

@@ -13,7 +13,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     verdict, artefact = report["verdict"], report["artefact"]
     name = as_markdown(str(artefact["name"]))
     lines = [f"## {name}: {'PASSED' if verdict['passed'] else 'FAILED'}", ""]
-    lines += [_summary(report), "", *_accuracies(report)]
+    lines += [_summary(report), "", *_accuracies(report), *_comparison(report)]
     for status, title in (("failed", "Failed"), ("warning", "Warnings")):
         found = [check for check in verdict["checks"] if check["status"] == status]
         if found:
@@ -48,17 +48,23 @@ def _accuracies(report: Mapping[str, Any]) -> list[str]:
     measured = [("clean", report["clean"])]
     measured += [(f"under {attack['name']}", attack) for attack in report["attacks"]]
     measured.append(("worst case over all attacks", report["robust"]))
-    rows = [
-        (
-            as_markdown(name),
-            f"{facts['accuracy']:.4f}",
-            "{:.4f} to {:.4f}".format(*facts["clopper_pearson_95"]),
-            str(facts["n"]),
-        )
-        for name, facts in measured
-        if facts is not None
-    ]
+    rows = [_measured(name, facts) for name, facts in measured if facts is not None]
     return [*_table(("accuracy", "here", "95 % interval", "n"), rows), ""]
+
+
+def _comparison(report: Mapping[str, Any]) -> list[str]:
+    """The attacks that papers report, if they ran."""
+    rows = [
+        (*_measured(f"under {row['name']}", row), *(f"{row['distance'][key]:.4g}" for key in ("mean", "largest")))
+        for row in report.get("comparison", ())
+    ]
+    head = ("for comparison only", "here", "95 % interval", "n", "mean distance", "largest")
+    return [*_table(head, rows), ""] if rows else []
+
+
+def _measured(name: str, facts: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    bounds = "{:.4f} to {:.4f}".format(*facts["clopper_pearson_95"])
+    return as_markdown(name), f"{facts['accuracy']:.4f}", bounds, str(facts["n"])
 
 
 def _named(check: Mapping[str, Any]) -> tuple[str, str]:

@@ -45,6 +45,7 @@ def verify_report(report: Mapping[str, Any], examples: Sequence[Example] = ()) -
         sizes=_sizes(mapping(report.get("sizes"))),
         accuracies=_accuracies(report),
         threshold=share(mapping(report.get("policy")).get("min_robust")) is not None,
+        comparison=_comparison(objects(report.get("comparison"))),
         curve=_curve(report),
         classes=_classes(objects(report.get("classes"))),
         examples=[
@@ -158,6 +159,16 @@ def _row(label: str, entry: Mapping[str, Any], threshold: float | None = None) -
         "figure": percent(value),
         "more": f"{_between(low, high)}, n {shown(entry.get('n'))}{required}",
     }
+
+
+def _comparison(entries: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Accuracy under attacks that papers report, with how far their images are."""
+    rows = []
+    for entry in entries:
+        row, mean = _row(f"under {entry.get('name', 'an attack')}", entry), mapping(entry.get("distance")).get("mean")
+        if row is not None:
+            rows.append({**row, "more": f"{row['more']}; mean distance {shown(mean)}"})
+    return rows
 
 
 def _between(low: float, high: float) -> str:
