@@ -3,9 +3,14 @@
 It has the operators of the networks that the onnx package tests runtimes with, as opset 9 states them.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
@@ -25,13 +30,15 @@ class TorchNetwork:
         self._weights = {name: a.double() if a.is_floating_point() else a for name, a in arrays.items()}
         self._image = next(info.name for info in model.graph.input if info.name not in arrays)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return self._run(images, fits=False)
+    def __call__(self, images: Tensor, computed: Mapping[str, NDArray[Any]] = MappingProxyType({})) -> Tensor:
+        """The logits. computed: values in float32 that choose, where given, at each Relu and MaxPool that reads them;
+        without it, a value near zero or a near tie may fall to the other side than in float32."""
+        return self._run(images, computed, fits=False)
 
     def fit_batch_norms(self, images: Tensor) -> ModelProto:
         """The ONNX network with the statistics of its values on `images` in its batch norms, and here as well."""
         with torch.no_grad():
-            self._run(images, fits=True)
+            self._run(images, {}, fits=True)
         fitted = ModelProto()
         fitted.CopyFrom(self._model)
         for tensor in fitted.graph.initializer:
@@ -39,7 +46,7 @@ class TorchNetwork:
             tensor.CopyFrom(numpy_helper.from_array(self._weights[tensor.name].numpy().astype(dtype), tensor.name))
         return fitted
 
-    def _run(self, images: Tensor, *, fits: bool) -> Tensor:
+    def _run(self, images: Tensor, computed: Mapping[str, NDArray[Any]], *, fits: bool) -> Tensor:
         values = {**self._weights, self._image: images}
         for node in self._model.graph.node:
             if fits and node.op_type == "BatchNormalization":
@@ -48,21 +55,37 @@ class TorchNetwork:
                     # As float32, which the file holds; a channel of one value keeps its old variance.
                     usable = statistic if name == node.input[3] else torch.where(statistic > 0, statistic, values[name])
                     values[name] = self._weights[name] = usable.float().double()
-            values[node.output[0]] = _compute(node, [values[name] for name in node.input])
+            x = [values[name] for name in node.input]
+            if node.op_type in ("Relu", "MaxPool"):
+                chooser = torch.from_numpy(computed[node.input[0]]) if node.input[0] in computed else x[0]
+                values[node.output[0]] = _chosen(node, x[0], chooser)
+            else:
+                values[node.output[0]] = _compute(node, x)
         return values[self._model.graph.output[0].name]
+
+
+def _chosen(node: NodeProto, x: Tensor, chooser: Tensor) -> Tensor:
+    """Relu or MaxPool of x, which elements pass being decided by `chooser`, of the shape of x."""
+    if node.op_type == "Relu":
+        return torch.where(chooser > 0, x, 0)
+    a = attributes(node)
+    top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
+    sides, least = (left, right, top, bottom), float("-inf")
+    _, found = F.max_pool2d(
+        F.pad(chooser, sides, value=least), a["kernel_shape"], a.get("strides", [1, 1]), return_indices=True
+    )
+    return F.pad(x, sides, value=least).flatten(2).gather(2, found.flatten(2)).reshape(found.shape)
 
 
 def _compute(node: NodeProto, x: list[Tensor]) -> Tensor:
     """The first output of the node."""
     a, kind, first = attributes(node), node.op_type, x[0]
-    if kind in ("Conv", "MaxPool", "AveragePool"):
+    if kind in ("Conv", "AveragePool"):
         top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
         sides, strides = (left, right, top, bottom), a.get("strides", [1, 1])
         if kind == "Conv":
             bias = x[2] if len(x) > 2 else None
             return F.conv2d(F.pad(first, sides), x[1], bias, strides, 0, a.get("dilations", 1), a.get("group", 1))
-        if kind == "MaxPool":
-            return F.max_pool2d(F.pad(first, sides, value=float("-inf")), a["kernel_shape"], strides)
         sums, counts = (F.avg_pool2d(F.pad(v, sides), a["kernel_shape"], strides) for v in (first, first * 0 + 1))
         return sums / counts  # padding does not count
     if kind == "LRN":
@@ -82,8 +105,6 @@ def _compute(node: NodeProto, x: list[Tensor]) -> Tensor:
 
 def _simple(kind: str, a: dict[str, list[int]], x: list[Tensor]) -> Tensor:
     first = x[0]
-    if kind == "Relu":
-        return torch.relu(first)
     if kind == "GlobalAveragePool":
         return first.mean((2, 3), keepdim=True)
     if kind in ("Dropout", "Identity"):
