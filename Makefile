@@ -48,6 +48,8 @@ bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/low_rank.py
 	$(BIN)/python benchmarks/graph.py --rounds 3 --densities 0.05 0.2 0.01
 	$(BIN)/python benchmarks/files.py
+	$(BIN)/python benchmarks/pgd.py --rounds 3
+	$(BIN)/python benchmarks/elsewhere.py
 	$(BIN)/python benchmarks/mutations.py
 	$(BIN)/python benchmarks/precision.py digits --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/precision.py mnist --seeds 0 1

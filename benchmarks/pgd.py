@@ -121,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {
-        "command": "python benchmarks/pgd.py",
+        "command": f"python benchmarks/pgd.py --rounds {arguments.rounds}",
         "machine": machine(torch.device("cpu")),
         "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
         "steps": STEPS,
