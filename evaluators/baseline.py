@@ -119,16 +119,23 @@ def recorded_baseline(file: BaselineFile, report: Mapping[str, Any], here: Mappi
 
 
 def _conditions(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal, as plain JSON; how many samples an attack found standing is no condition but a result."""
+    """What must be equal, as plain JSON."""
     attacks = report.get("attacks")
     named = [
-        {"name": attack.get("name"), **(attack.get("parameters") or {}), "attacked": None}
+        {"name": attack.get("name"), "parameters": _chosen(attack.get("parameters"))}
         for attack in (attacks if isinstance(attacks, list) else [])
-        if isinstance(attack, Mapping) and isinstance(attack.get("parameters") or {}, Mapping)
+        if isinstance(attack, Mapping)
     ]
     facts = {**{name: report.get(name) for name in ("images", "threat_model", "settings")}, "attacks": named}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain
+
+
+def _chosen(parameters: Any) -> Any:
+    """The parameters but for `attacked`: how many images an attack was left is what was found, not how."""
+    if not isinstance(parameters, Mapping):
+        return parameters
+    return {name: value for name, value in parameters.items() if name != "attacked"}
 
 
 def loss_checks(
