@@ -108,8 +108,10 @@ def parity(expected: ExpectedWeights, decoded: Mapping[str, NDArray[Any]]) -> Ch
 
 def same_logits(artefact: Classifier, whole: Classifier, images: NDArray[np.float32]) -> Check:
     """The artefact, whose graph the export changed, and the whole network agree on images (n, C, H, W)."""
-    expected = np.asarray(whole.logits(images))
-    difference = float(np.abs(np.asarray(artefact.logits(images)) - expected).max())
+    expected, found = (np.asarray(classifier.logits(images)) for classifier in (whole, artefact))
+    if found.shape != expected.shape:
+        return Check("same-logits", False, f"expected logits of shape {expected.shape}, got {found.shape}")
+    difference = float(np.abs(found - expected).max())
     scale = max(1.0, float(np.abs(expected).max()))
     evidence = {"images": len(images), "difference": difference, "largest_logit": scale}
     same = difference <= LOGIT_TOLERANCE * scale  # so that NaN differs

@@ -6,7 +6,8 @@ from pathlib import Path
 from atmc_tool.errors import InputError
 from atmc_tool.files import read_bytes, sha256
 from evaluators.baseline import BaselineFile
-from evaluators.classifier import MAX_BYTES, ClassifierFacts, OrtClassifier, parse_onnx
+from evaluators.classifier import MAX_BYTES, ClassifierFacts, OrtClassifier, parse_graph
+from evaluators.onnx_adoption import adopted
 
 EXPECTED = "a dense network (.onnx), or verify.json of an earlier verification"
 
@@ -19,7 +20,8 @@ def read_baseline(path: Path, artefact: ClassifierFacts, provider: str, threads:
     """
     content = read_bytes(path, MAX_BYTES)
     if path.suffix == ".onnx":
-        classifier = OrtClassifier(parse_onnx(content, str(path)), provider, threads)
+        model = adopted(parse_graph(content, str(path)), artefact.image_shape)
+        classifier = OrtClassifier(model, provider, threads)
         own, other = ((facts.image_shape, facts.n_classes) for facts in (artefact, classifier.facts))
         if own != other:
             what = "images {} and {} classes"
@@ -31,7 +33,7 @@ def read_baseline(path: Path, artefact: ClassifierFacts, provider: str, threads:
         raise InputError(f"{path} is no baseline", expected=EXPECTED)
     try:
         report = json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged", expected="JSON", got=str(error)) from error
     if not isinstance(report, dict) or "verdict" not in report:
         raise InputError(f"{path} is no report of verify", expected=EXPECTED)

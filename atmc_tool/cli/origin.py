@@ -14,9 +14,11 @@ from atmc_tool.compressed import CompressedModel
 from atmc_tool.errors import InputError
 from atmc_tool.files import read_bytes, sha256
 from atmc_tool.model_card import ModelCard
+from evaluators.attack_plan import SQUARE_QUERIES
 from evaluators.gate import Check
 from evaluators.int8_parity import int8_parity
 from evaluators.parity import ExpectedWeights, expected_weights
+from evaluators.policy import Policy
 from exporters.atmc_file import LIMITS, read_atmc
 from exporters.channel_removal import remove_channels
 from exporters.factored_execution import factor_execution
@@ -26,7 +28,6 @@ from exporters.onnx_file import build_onnx, statements
 
 PREFIX = "atmc_tool."
 EXPORT_KEYS = ("removed", "factored")  # what an export did
-LOOSENING = ("allow_black_box",)  # parts of a policy that are not taken from the file that it judges
 RECORDED_SECTIONS = ("seed", "data", "threat_model", "evaluation", "policy")
 
 
@@ -80,9 +81,7 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
     content = read_bytes(found, LIMITS.file_bytes)
     compressed = read_atmc(found)
     recorded, measured = (_mapping(compressed.manifest.get(key)) for key in ("config", "metrics"))
-    settings |= {key: recorded[key] for key in RECORDED_SECTIONS if key in recorded}
-    if "policy" in settings:
-        settings["policy"] = {key: value for key, value in _mapping(settings["policy"]).items() if key not in LOOSENING}
+    settings |= _not_looser({key: recorded[key] for key in RECORDED_SECTIONS if key in recorded})
     actual = sha256(content)
     digests[str(found)] = actual
     metrics = _metrics(measured) or metrics
@@ -94,6 +93,26 @@ def find_origin(path: Path, model: ModelProto, run: Path) -> Origin:
         return Origin(settings, metrics, digests, (*checks, rounded), content, compressed)
     whole = build_onnx(compressed, actual)
     return Origin(settings, metrics, digests, checks, content, compressed, expected_weights(shipped, compressed), whole)
+
+
+def _not_looser(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its own verification, without what would make that weaker than it is by default."""
+    settings = dict(recorded)
+    for section, key, harmless in (
+        ("policy", "allow_black_box", lambda _: False),
+        ("policy", "max_drop", lambda value: isinstance(value, int | float) and value <= Policy().max_drop),
+        (
+            "evaluation",
+            "square_queries",
+            lambda value: isinstance(value, int) and value >= min(SQUARE_QUERIES.values()),
+        ),
+        ("evaluation", "attack", lambda value: value == "autoattack"),
+        ("data", "dir", lambda _: False),
+    ):
+        values = _mapping(settings.get(section))
+        if key in values and not harmless(values[key]):
+            settings[section] = {name: value for name, value in values.items() if name != key}
+    return settings
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -138,7 +157,7 @@ def _parse(path: Path, key: str, stated: Mapping[str, str]) -> ModelCard | None:
 def _json(path: Path, key: str, stated: Mapping[str, str]) -> dict[str, Any]:
     try:
         value = json.loads(stated.get(key, "{}"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the {key} in {path} are damaged", expected="JSON", got=str(error)) from error
     if not isinstance(value, dict):
         raise InputError(f"the {key} in {path} are damaged", expected="a JSON object", got=type(value).__name__)

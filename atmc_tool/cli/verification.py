@@ -61,8 +61,9 @@ def verify_file(
     """
     content = read_bytes(path, MAX_BYTES)
     model = parse_graph(content, str(path))
-    origin = find_origin(path, model, resolve(None).run)
-    config = resolve(merge(data_folder(path), origin.settings))
+    own = resolve(None)
+    origin = find_origin(path, model, own.run)
+    config = resolve(_stated(path, origin, own))
     threat_model = config.threat_model.parse()
     if threat_model is None:
         raise UsageError("which threat model?", expected="--eps such as 8/255 or 0.1", hint=f"{path} states none")
@@ -120,6 +121,22 @@ def verify_file(
             first, images.images, images.labels, found.robust, found.adversarial, data.class_names
         )
     return report, verification, examples
+
+
+def _stated(path: Path, origin: Origin, own: "Config") -> Mapping[str, Any]:
+    """What the file and its folder say, of which the user's `own` settings leave standing what they do not touch.
+
+    Who states eps states the threat model: a norm that the file chose would make another one of it. Who names the data
+    does not mean those of a stranger's folder.
+    """
+    stated = dict(origin.settings)
+    recorded = stated.get("threat_model") or {}
+    if own.threat_model.eps is not None and isinstance(recorded, Mapping):
+        if recorded.get("norm", own.threat_model.norm) != own.threat_model.norm:
+            note(f"{path} states {recorded['norm']}; with your eps it is attacked in {own.threat_model.norm} (--norm)")
+        stated.pop("threat_model", None)
+    elsewhere = own.data.name is not None and path.parent.resolve() != own.run.resolve()
+    return stated if elsewhere else merge(data_folder(path), stated)
 
 
 def _seen(data: DataSet) -> list[np.typing.NDArray[np.uint8]]:

@@ -82,15 +82,19 @@ def command(
     if as_json and markdown == STDOUT:
         raise UsageError("--json and --markdown - both write to stdout", hint="name a file for one of them")
     path = locate(artefact, resolve().run, ONNX)
+    destination = (output or path.parent) / report_name(path)
+    manifest = destination.with_name(manifest_name(path))
+    if is_first():
+        manifest.unlink(missing_ok=True)  # until there is a verdict
     with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
         report, verification, examples = verify_file(path, provider, ranks, resolve, baseline, logits)
-    destination = (output or path.parent) / report_name(path)
     if is_first():
         made = {destination: (json.dumps(report, indent=2) + "\n").encode()}
         made[destination.with_suffix(".html")] = verify_report(report, examples)
         for target, content in made.items():
             write_atomic(target, content)
-        _write_manifest(destination.with_name(manifest_name(path)), verification, made)
+        if verification.verdict.passed:
+            _write_manifest(manifest, verification, made)
         _write_for_pipelines(report, junit, markdown)
         if as_json:
             show_json(report)
@@ -103,13 +107,10 @@ def command(
 
 
 def _write_manifest(target: Path, verification: "Verification", made: Mapping[Path, bytes]) -> None:
-    """The digests of what was verified and of the reports, where the verdict is a pass; else there is no such list."""
+    """The digests of what was verified, and passed, and of the reports."""
     from atmc_tool.cli.digests import digest_list
     from atmc_tool.files import sha256, write_atomic
 
-    if not verification.verdict.passed:
-        target.unlink(missing_ok=True)
-        return
     artefact = verification.artefact
     read = {Path(artefact.name): artefact.sha256}
     read |= {Path(name): digest for name, digest in artefact.source.items() if name != "source"}
