@@ -60,7 +60,7 @@ def differentiate(
         output = graph.model.graph.output.add()
         output.CopyFrom(image)
         output.name = name
-    # Sizes that inference made up have one name for different numbers, by which onnxruntime would let values share memory.
+    # Inference gives different sizes one name, by which onnxruntime would let values share memory that does not fit.
     graph.model.graph.ClearField("value_info")
     return graph.model
 

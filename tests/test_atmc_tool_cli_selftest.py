@@ -47,7 +47,7 @@ def test_faults_of_behaviour_are_caught_in_a_lone_file(run: Path, cli: Cli, monk
     (run / "atmc-run" / "model.atmc").unlink()
     for name in ("logits × 1000", "input noise", "softmax", "one weight"):  # as above, or by model.atmc alone
         monkeypatch.delitem(FAULTS, name)  # type: ignore[arg-type]
-    found = faults(cli, run)
+    found = faults(cli, run, "--set policy.max_robust_loss=0.05")
     caught = {name for name, fault in found.items() if fault["caught"]}
     assert caught == {"input rounded", "logits floored", "normalised twice", "mirrored images", "other weights"}
     assert "clean-loss" in found["mirrored images"]["right"]

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, sparsify
 from atmc_tool.errors import InputError
-from evaluators.parity import expected_weights, parity
+from evaluators.parity import expected_weights, parity, same_logits
 
 
 def sparse(rng: np.random.Generator, shape: tuple[int, int], density: float = 0.3) -> NDArray[np.float32]:
@@ -159,3 +159,18 @@ def test_a_factor_of_an_absent_one_is_not_asked_for(model: CompressedModel) -> N
 def test_a_damaged_graph_is_bad_input(model: CompressedModel) -> None:
     with pytest.raises(InputError, match="damaged"):
         expected_weights(replace(model, skeleton=model.skeleton[:-3]))
+
+
+def test_a_network_of_other_classes_has_other_logits() -> None:
+    class Zeros:
+        def __init__(self, classes: int) -> None:
+            self.classes = classes
+
+        def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.zeros((len(images), self.classes), np.float32)
+
+    images = np.zeros((4, 1, 8, 8), np.float32)
+    assert same_logits(Zeros(10), Zeros(10), images).passed  # type: ignore[arg-type]
+    check = same_logits(Zeros(10), Zeros(7), images)  # type: ignore[arg-type]
+    assert check.passed is False
+    assert "(4, 7), got (4, 10)" in check.reason

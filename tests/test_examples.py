@@ -105,7 +105,15 @@ def test_options_of_the_pipelines_exist(script: str) -> None:
     command = group.get_command(click.Context(group), "verify")
     assert command is not None
     known = {flag for parameter in command.params for flag in parameter.opts}
-    assert set(re.findall(r"(?<=[\s(])--?[a-z][a-z-]*", script.replace("read -ra", "").replace("[ -n", ""))) <= known
+    own = script.replace("read -rd '' -a", "").replace("[ -n", "")
+    assert set(re.findall(r"(?<=[\s(])--?[a-z][a-z-]*", own)) <= known
+
+
+def test_options_of_the_action_may_stand_on_several_lines(tmp_path: Path) -> None:
+    """All but the first line were dropped, thresholds too."""
+    (reading,) = re.findall(r"^ *read .*$", "\n".join(VERIFY_SCRIPTS), re.MULTILINE)
+    done = shell(f'set -e\n{reading}\necho "${{options[@]}}"', tmp_path, {"OPTIONS": "-n 2000\n--min-robust 0.55\n"})
+    assert done.stdout.split() == ["-n", "2000", "--min-robust", "0.55"]
 
 
 def test_no_input_of_the_action_is_run_as_code() -> None:

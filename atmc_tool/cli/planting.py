@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atmc_tool.cli.data_source import data_folder
 from atmc_tool.cli.origin import PREFIX
 from atmc_tool.cli.render import note
 from atmc_tool.cli.run_folder import MODEL, ONNX, REPORT
@@ -18,7 +19,8 @@ from atmc_tool.cli.verification import verify_file
 from atmc_tool.compressed import CompressedModel, CompressedWeight, SparseTensor
 from atmc_tool.errors import InputError
 from atmc_tool.files import read_bytes, sha256
-from evaluators.classifier import MAX_BYTES, parse_onnx
+from atmc_tool.settings import merge
+from evaluators.classifier import MAX_BYTES, parse_graph
 from evaluators.gate import Verdict
 from evaluators.planted_faults import FAULTS, Fault
 from exporters.atmc_file import LIMITS, decode_model, encode_model
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from atmc_tool.config import Config
 
 MARGIN = 0.05  # by which a fault may lower an accuracy, image by image, where the policy states none
+LOSSES = {"max_clean_loss": "clean-loss", "max_robust_loss": "robust-loss"}  # parts of a policy → checks
+SOME = 1e-9  # a robust accuracy that any network with one robust image reaches
 RAISED = 0.05  # what is added to a recorded accuracy
 FACTOR = 1.001  # on a value of a codebook
 Resolve = Callable[[Mapping[str, Any] | None], "Config"]
@@ -77,12 +81,17 @@ def planted(path: Path, provider: str, resolve: Resolve) -> tuple[Verdict, list[
         UsageError, InputError, MissingEnvironmentError: the honest file can't be verified.
     """
     content = read_bytes(path, MAX_BYTES)
+    data = data_folder(path)
     beside = path.parent / MODEL
     source = read_bytes(beside, LIMITS.file_bytes) if beside.is_file() else b""
+
+    def own(files: Mapping[str, Any] | None) -> "Config":
+        return resolve(merge(data, files or {}))
+
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "honest"
         note("the honest file")
-        report, verification = _verified(copy, content, source, provider, resolve, None)
+        report, verification = _verified(copy, content, source, provider, own, None)
         if not verification.passed:
             return verification, []
         baseline = Path(folder) / REPORT
@@ -90,7 +99,7 @@ def planted(path: Path, provider: str, resolve: Resolve) -> tuple[Verdict, list[
         outcomes = []
         for name, make in _faults(content, source):
             note(f"fault: {name}")
-            outcomes.append(_tried(name, make, Path(folder) / "planted", provider, resolve, baseline))
+            outcomes.append(_tried(name, make, Path(folder) / "planted", provider, own, baseline))
         return verification, outcomes
 
 
@@ -135,17 +144,20 @@ def _verified(
 
     def lenient(files: Mapping[str, Any] | None) -> "Config":
         config = resolve(files)
-        margins = {"min_robust": 0.0}  # so that it is judged, also where other images were measured at compression
-        if baseline is not None:
-            margins |= {"max_clean_loss": MARGIN, "max_robust_loss": MARGIN}
-        return config.model_copy(update={"policy": {**margins, **config.policy}, "run": folder})
+        policy = {"min_robust": SOME, **config.policy}  # judged, also where compression measured other images
+        if baseline is None:  # the honest file is its own
+            required = [name for name in policy.get("required", ()) if name not in LOSSES.values()]
+            policy = {key: value for key, value in {**policy, "required": required}.items() if key not in LOSSES}
+        else:
+            policy = {**dict.fromkeys(LOSSES, MARGIN), **policy}
+        return config.model_copy(update={"policy": policy, "run": folder})
 
     report, verification, _ = verify_file(folder / ONNX, provider, None, lenient, baseline)
     return report, verification.verdict
 
 
 def _spoiled(fault: Fault, content: bytes, source: bytes) -> _Planted:
-    spoiled: bytes = fault.plant(parse_onnx(content)).SerializeToString()
+    spoiled: bytes = fault.plant(parse_graph(content)).SerializeToString()
     return _Planted(fault.what, spoiled, source, fault.caught)
 
 
@@ -229,7 +241,7 @@ def _largest_coded(model: CompressedModel) -> tuple[str, str, SparseTensor]:
 
 def _restated(content: bytes, source: bytes) -> bytes:
     """The ONNX file, which states the digest of `source`."""
-    model = parse_onnx(content)
+    model = parse_graph(content)
     for entry in model.metadata_props:
         if entry.key == f"{PREFIX}source_sha256":
             entry.value = sha256(source)

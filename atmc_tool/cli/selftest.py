@@ -40,17 +40,26 @@ def command(artefact: Path | None, provider: str, as_json: bool) -> None:
     honest, outcomes = planted(locate(artefact, resolve().run, ONNX), provider, resolve)
     missed = [outcome for outcome in outcomes if outcome.caught is False]
     if as_json:
-        show_json({"passed": honest.passed and not missed, "honest": honest.to_json(), "faults": _facts(outcomes)})
+        show_json(
+            {
+                "passed": honest.passed and not missed and any(o.caught for o in outcomes),
+                "honest": honest.to_json(),
+                "faults": _facts(outcomes),
+            }
+        )
     else:
         rows = [[o.name, o.what, _words(o), ", ".join(o.right) or "–", o.reason] for o in outcomes]
         show_table("Planted faults", ["fault", "what was done", "gate", "by", "reason"], rows, figures=False)
         planted_faults = [outcome for outcome in outcomes if outcome.caught is not None]
         done = len(planted_faults) - len(missed)
         words = "passes" if honest.passed else "FAILS"
-        show_line(f"selftest: the honest file {words}; {done} of {len(planted_faults)} faults caught", bold=True)
+        left = f", {len(outcomes) - len(planted_faults)} not planted" if len(planted_faults) < len(outcomes) else ""
+        show_line(f"selftest: the honest file {words}; {done} of {len(planted_faults)} faults caught{left}", bold=True)
     if not honest.passed:
         names = ", ".join(check.name for check in honest.failed)
         raise GateFailedError(f"the honest file does not pass: {names}", hint="see what atmc-tool verify says of it")
+    if not any(outcome.caught for outcome in outcomes):
+        raise AtmcError("no fault was caught", expected="at least one that can be planted into this file")
     if missed:
         names = ", ".join(outcome.name for outcome in missed)
         raise AtmcError(f"the gate did not catch {names}", hint="do not rely on its verdict on this network")

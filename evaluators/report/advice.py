@@ -27,13 +27,13 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "robustness-judged": "Nothing was proved about robustness: give --min-robust, or measure as at compression.",
         "large-eps": "The attack does not work on this network, so its numbers mean nothing. Gradients may be masked.",
         "attack-order": "A weaker attack does better than a stronger one: gradients may be masked.",
-        "eps-curve": "More eps does not help the attack, or never brings accuracy down: gradients may be masked.",
+        "eps-curve": "More eps does not help the attack: gradients may be masked.",
         "losses-agree": "One loss attacks much better than the other: look for saturated logits, and raise --restarts.",
         "converged": "A longer attack still finds more, so the stated robustness is too high: raise --steps and "
         "--restarts.",
         "grey-levels": "Robustness changes where images are stored in 8 bits: state the smaller number.",
         "sample-size": "Measure on more images (-n), or take a larger test set.",
-        "attack-budget": "Attack at least as hard as the policy wants: --eps, --steps, --restarts.",
+        "attack-budget": "Attack at least as hard as the policy wants: --attack, --norm, --eps, --steps, --restarts.",
         "required": "A check that the policy requires did not pass: see that one.",
         "clean-loss": "The file loses more clean accuracy against its baseline than the policy allows, or there are "
         "too few images to exclude it: compress less, or measure on more.",
