@@ -112,7 +112,9 @@ def test_options_of_the_pipelines_exist(script: str) -> None:
 def test_options_of_the_action_may_stand_on_several_lines(tmp_path: Path) -> None:
     """All but the first line were dropped, thresholds too."""
     (reading,) = re.findall(r"^ *read .*$", "\n".join(VERIFY_SCRIPTS), re.MULTILINE)
-    done = shell(f'set -e\n{reading}\necho "${{options[@]}}"', tmp_path, {"OPTIONS": "-n 2000\n--min-robust 0.55\n"})
+    done = shell(
+        f'set -e\n{reading}\nprintf "%s " "${{options[@]}}"', tmp_path, {"OPTIONS": "-n 2000\n--min-robust 0.55\n"}
+    )
     assert done.stdout.split() == ["-n", "2000", "--min-robust", "0.55"]
 
 
