@@ -1,7 +1,6 @@
 """The network that an artefact is compared with, image by image: attacked now, or as an earlier report found it."""
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -172,7 +171,7 @@ def unpacked(text: object, n: int, where: str) -> Outcomes | None:
         return None
     try:
         content = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
-    except binascii.Error:
+    except ValueError:
         content = b""
     if len(content) != -(-n // 8):
         raise InputError(f"the outcomes in {where} are damaged", expected=f"{n} bits in base64", got=str(text)[:40])

@@ -213,7 +213,7 @@ class OrtClassifier:
         return [np.concatenate(results)[:n] for results in zip(*parts, strict=True)]
 
     def _observed(self, model: ModelProto) -> Callable[[int], dict[str, NDArray[Any]]]:
-        """How to get every value of `model`, which takes this classifier's images, on a number of images."""
+        """How to get every value of `model`, which takes this classifier's images, on a number of random ones."""
         every = ModelProto()
         every.CopyFrom(model)
         del every.graph.output[:]
@@ -222,7 +222,7 @@ class OrtClassifier:
         session, batch = self._session(every), self.facts.batch
 
         def values(n: int) -> dict[str, NDArray[Any]]:
-            images = np.full((batch or n, *self.facts.image_shape), 0.5, np.float32)
+            images = np.random.default_rng(n).random((batch or n, *self.facts.image_shape), np.float32)
             return dict(zip(names, _run(session, {self.facts.input_name: images}), strict=True))
 
         return values

@@ -164,9 +164,14 @@ def no_worse(name: str, paired: Paired | None, margin: float | None, missing: st
 
 
 def check_judged(checks: Sequence[Check]) -> Check:
-    """A threshold judged robust accuracy, or its fall below a recorded number or a baseline: else nothing is proved."""
+    """A threshold above 0 judged robust accuracy, or its fall below a recorded number or a baseline: else nothing is
+    proved."""
     judges = ("min-robust", "robust-drop", "robust-loss")
-    applied = [check.name for check in checks if check.name in judges and check.passed is not None]
+    applied = [
+        check.name
+        for check in checks
+        if check.name in judges and check.passed is not None and check.evidence.get("threshold") != 0
+    ]
     if applied:
         return Check("robustness-judged", True, f"by {' and '.join(applied)}")
     reason = "neither a threshold nor a recorded number nor a baseline judges robust accuracy: give --min-robust"

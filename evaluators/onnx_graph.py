@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from atmc_tool.errors import AtmcError, InputError
 
-# model → (number of images → each of the model's values when it runs on so many)
+# model → (number of images → each of the model's values when it runs on so many, which are others for each number)
 Observe = Callable[[ModelProto], Callable[[int], Mapping[str, NDArray[Any]]]]
 
 _FEW = 64  # elements of an observed value that may say something about shapes or axes
@@ -143,7 +143,7 @@ def _all_shapes(graph: GraphProto) -> bool:
 
 
 def _observe_into(graph: GraphProto, observe: Observe, model: ModelProto) -> list[TensorProto]:
-    """Put observed shapes into `graph`; the integers among the values that are the same for two and for three images.
+    """Put observed shapes into `graph`; its integers that are the same for two images and for three others.
 
     A dimension that differs depends on the batch, and gets no number.
     """

@@ -238,3 +238,30 @@ def test_targets_are_the_likely_classes_but_the_label() -> None:
     labels = np.array([0, 2])
     assert [likely_target(logits, labels, rank).tolist() for rank in range(3)] == [[2, 3], [1, 1], [3, 0]]
     assert [n_targets(classes) for classes in (2, 5, 10, 100)] == [1, 4, 9, 9]
+
+
+@pytest.mark.parametrize("attack", [apgd_ce, apgd_t])
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_image_that_fools_is_kept(attack: Callable[..., Any], norm: str) -> None:
+    """At a checkpoint of the step size the search went back to its best point and forgot the one that fooled."""
+
+    class Watched(Mlp):
+        """`last`: the last point of each sample where there was a gradient; `rows`: of those not fooled yet."""
+
+        def logits_and_gradient(self, images, labels, loss, targets=None):
+            result = super().logits_and_gradient(images, labels, loss, targets)
+            self.last[self.rows] = images
+            self.rows = self.rows[correct(result[0], labels)]
+            return result
+
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        shapes = ((12, 10), 10, (12, 12), 12)
+        net = Watched(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
+        images = rng.random((100, 1, 3, 4), dtype=np.float32)
+        labels = net.logits(images).argmax(1)
+        net.last, net.rows = images.copy(), np.arange(100)
+        eps = 0.1 if norm == "linf" else 0.3
+        found = attack(net, images, labels, eps, norm, 20)
+        fooled = np.setdiff1d(np.arange(100), net.rows)
+        np.testing.assert_array_equal(found[fooled], net.last[fooled])

@@ -64,7 +64,7 @@ def test_outcomes_survive_packing(outcomes: list[bool]) -> None:
     assert unpacked(None, 3, "x") is None
 
 
-@pytest.mark.parametrize("text", ["", "AA", "AAAA", "?", 7, []])
+@pytest.mark.parametrize("text", ["", "AA", "AAAA", "?", "ÄA==", 7, []])
 def test_damaged_outcomes(text: object) -> None:
     with pytest.raises(InputError, match="outcomes in the report are damaged"):
         unpacked(text, 9, "the report")

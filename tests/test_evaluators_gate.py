@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from evaluators.gate import CHECKS, Check, at_least, drop, judge, no_worse, small_enough
+from evaluators.gate import CHECKS, Check, at_least, check_judged, drop, judge, no_worse, small_enough
 from evaluators.paired import Paired
 from evaluators.statistics import Proportion
 
@@ -108,6 +108,12 @@ def test_threshold_without_measurement_fails_and_without_threshold_is_listed() -
     assert check.passed is False
     assert "no attack ran" in check.reason
     assert at_least("min-robust", Proportion(1, 10), None).passed is None
+
+
+@pytest.mark.parametrize(("threshold", "judged"), [(None, False), (0.0, False), (1e-9, True), (0.95, True)])
+def test_a_threshold_of_zero_judges_nothing(threshold: float | None, judged: bool) -> None:
+    checks = [at_least(name, Proportion(900, 1000), threshold) for name in ("min-clean", "min-robust")]
+    assert check_judged(checks).passed is judged
 
 
 @pytest.mark.parametrize(

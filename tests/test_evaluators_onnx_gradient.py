@@ -709,3 +709,20 @@ def test_what_onnx_cannot_convert_is_said() -> None:
     text = "g (float[N,2,3,3] x, float[2] c) => (float[N,F] y) { s = Add<broadcast=1, axis=1>(x, c) y = Flatten(s) }"
     with pytest.raises(AtmcError, match="opset 6 is too old for a gradient"):
         differentiate(onnx.parser.parse_model(f'<ir_version: 3, opset_import: ["": 6]> {text}'))
+
+
+def test_what_only_a_grey_image_keeps_constant_is_no_constant() -> None:
+    """The padding is the place of the brightest pixel: 0 on images of one grey, and else not."""
+    body = """
+    flat = Reshape(image, all)
+    k = ArgMax<axis=0, keepdims=1>(flat)
+    p = Concat<axis=0>(none, k)
+    q = Pad<mode="edge">(x, p)
+    y = Slice(q, from, to, axis)
+    """
+    constants = {"all": [-1], "none": [0] * 7, "from": [0], "to": [6], "axis": [3]}
+    images, labels = batch()
+    network = OrtClassifier(classifier(body, constants), "cpu")
+    assert network.logits(images).shape == (len(images), CLASSES)
+    with pytest.raises(AtmcError, match="'p' must be a constant"):
+        network.logits_and_gradient(images, labels, "margin")

@@ -103,10 +103,10 @@ def apgd(
         halved=none > 0,
     )
     checks, last = checkpoints(steps), 0
+    _drop_fooled(s, logits, found)
     for step in range(1, steps + 1):
-        _drop_fooled(s, logits, found)
         if s.rows.shape[0] == 0:
-            return found
+            break
         project = projection(s.images, eps, norm)
         moved = project(s.at + s.size * direction(s.slope, norm))
         if step > 1:
@@ -114,10 +114,10 @@ def apgd(
         s.before, s.at = s.at, moved
         logits, s.slope = classifier.logits_and_gradient(s.at, s.labels, loss, s.targets)
         _record(s, loss_values(logits, s.labels, loss, s.targets))
+        _drop_fooled(s, logits, found)
         if step in checks:
             _judge(s, step - last)
             last = step
-    _drop_fooled(s, logits, found)
     found[s.rows] = s.best
     return found
 
