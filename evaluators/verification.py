@@ -199,11 +199,11 @@ def verify(
         given = (floats, targets, threat_model, robustness, settings)
         checks += attack_checks(classifier, make_classifier(), *given, policy.allow_black_box, progress)
         curve: tuple[CurvePoint, ...] = ()
-        if robustness.white_box:
+        if not robustness.no_gradient:
             curve = eps_curve(classifier, floats, targets, right, threat_model, robustness, settings, progress)
         checks.append(check_curve(curve))
         measured = replace(measured, right=right, robustness=robustness, curve=curve)
-        if comparison and robustness.white_box:
+        if comparison and not robustness.no_gradient:
             rows = compare_attacks(classifier, floats, targets, threat_model, settings, progress, spread)
             measured = replace(measured, comparison=rows)
     else:
