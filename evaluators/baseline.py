@@ -89,7 +89,8 @@ def attacked_baseline(
     own = None if progress is None else lambda stage, done, total: progress(f"baseline: {stage}", done, total)
     eps, norm = threat_model.eps, threat_model.norm
     measured: Robustness = attack(classifier, images, labels, eps, settings, own, spread, norm)
-    return Baseline(file.name, file.sha256, correct(logits, labels), measured.robust, measured.no_gradient)
+    robust = None if measured.no_gradient else measured.robust
+    return Baseline(file.name, file.sha256, correct(logits, labels), robust, measured.no_gradient)
 
 
 def recorded_baseline(file: BaselineFile, report: Mapping[str, Any], here: Mapping[str, Any]) -> Baseline:

@@ -57,8 +57,8 @@ def attack_checks(
         check_white_box_strongest(measured),
         check_losses(measured),
     ]
-    if not measured.white_box:
-        return checks + [Check(name, None, "the classifier gives no gradient") for name in ATTACK_CHECKS[len(checks) :]]
+    if measured.no_gradient:
+        return checks + [Check(name, None, measured.no_gradient) for name in ATTACK_CHECKS[len(checks) :]]
     return [
         *checks,
         check_order(classifier, images, labels, threat_model, measured, settings),
@@ -69,7 +69,7 @@ def attack_checks(
 
 
 def check_white_box(measured: Robustness, allow_black_box: bool = False) -> Check:
-    """The classifier could be attacked by its own gradient, or the policy is content with a black-box attack."""
+    """Every attack by the classifier's own gradient ran; or none could, and the policy is content with Square."""
     if not measured.white_box:
         reason = f"no white-box attack: {measured.no_gradient}"
         if allow_black_box and measured.black_box is not None:
@@ -77,6 +77,8 @@ def check_white_box(measured: Robustness, allow_black_box: bool = False) -> Chec
         return Check("white-box", False, reason)
     accuracies = {attack.name: attack.accuracy.value for attack in measured.white_box}
     text = ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
+    if measured.no_gradient:
+        return Check("white-box", False, f"{measured.no_gradient}; accuracy under {text} alone", accuracies)
     return Check("white-box", True, f"accuracy under {text}", accuracies)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atmc_tool.threat_model import ThreatModel, parse_eps
-from evaluators.attack_plan import AttackSettings
+from evaluators.attack_plan import SQUARE_QUERIES, AttackSettings
 from evaluators.gate import RELEASE_SAMPLES, Check, at_least, drop, grade, small_enough
 from evaluators.policy import Policy
 from evaluators.robustness import Robustness
@@ -23,30 +23,53 @@ def check_sample_size(policy: Policy, n: int) -> Check:
     return Check("sample-size", n >= wanted, f"n {n}, required at least {wanted}{short}", evidence)
 
 
-def check_attack_budget(policy: Policy, threat_model: ThreatModel, settings: AttackSettings) -> Check:
-    """The artefact was attacked at least as hard as the policy wants."""
+def check_attack_budget(
+    policy: Policy, threat_model: ThreatModel, settings: AttackSettings, measured: Robustness | None
+) -> Check:
+    """The artefact was attacked at least as hard as the policy wants, by what ran; `min_eps` alone is one in linf.
+
+    measured: the attacks; None where the outputs are no logits
+    """
+    if measured is None:
+        return Check("attack-budget", None, "no attack ran")
+    ran = [attack.parameters for attack in measured.white_box]
     facts: dict[str, tuple[Any, Any, bool]] = {}  # what → measured, required, met
-    if policy.norm is not None:
-        facts["norm"] = (threat_model.norm, policy.norm, threat_model.norm == policy.norm)
+    norm = policy.norm or (None if policy.min_eps is None else "linf")
+    if norm is not None:
+        facts["norm"] = (threat_model.norm, norm, threat_model.norm == norm)
     if policy.min_eps is not None:
         least = parse_eps(policy.min_eps)
         enough = threat_model.eps >= least or math.isclose(threat_model.eps, least)
         facts["eps"] = (threat_model.text, policy.min_eps, enough)
     if policy.attack == "autoattack":
         facts["attack"] = (settings.attack, policy.attack, settings.attack == policy.attack)
+        if settings.attack == policy.attack:
+            queries = 0 if measured.black_box is None else measured.black_box.parameters["queries"]
+            least_queries = SQUARE_QUERIES[policy.attack]
+            facts["square_queries"] = (queries, least_queries, queries >= least_queries)
     if policy.min_steps is not None:
-        facts["steps"] = (settings.steps, policy.min_steps, settings.steps >= policy.min_steps)
+        steps = min((parameters["steps"] for parameters in ran), default=0)
+        facts["steps"] = (steps, policy.min_steps, steps >= policy.min_steps)
     if policy.min_restarts is not None:
-        facts["restarts"] = (settings.restarts, policy.min_restarts, settings.restarts >= policy.min_restarts)
+        restarts = ran[0]["restarts"] if ran else 0
+        facts["restarts"] = (restarts, policy.min_restarts, restarts >= policy.min_restarts)
     if not facts:
         return Check("attack-budget", None, "no least attack is set")
     evidence = {name: {"measured": now, "required": least} for name, (now, least, _) in facts.items()}
     weak = [f"{name} {now} instead of {least}" for name, (now, least, met) in facts.items() if not met]
     if weak:
-        hint = " and ".join(f"--{name}" for name, (_, _, met) in facts.items() if not met)
+        hint = " and ".join(_option(name, settings) for name, (_, _, met) in facts.items() if not met)
         return Check("attack-budget", False, f"attacked with {', '.join(weak)}: give {hint}", evidence)
     text = ", ".join(f"{name} {now} (at least {least})" for name, (now, least, _) in facts.items())
     return Check("attack-budget", True, text, evidence)
+
+
+def _option(name: str, settings: AttackSettings) -> str:
+    """How to set what was too weak; `autoattack` has its own steps and a single start."""
+    if name == "square_queries":
+        return f"--set evaluation.square_queries={SQUARE_QUERIES[settings.attack]}"
+    own = settings.attack == "autoattack" and name in ("steps", "restarts")
+    return f"--{name} with --attack standard" if own else f"--{name}"
 
 
 def threshold_checks(

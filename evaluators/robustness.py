@@ -55,7 +55,7 @@ class Robustness:
     black_box:   the Square attack, if it ran
     robust:      bool (n,), robust under every attack; None without a white-box attack
     adversarial: float32 (n, C, H, W): for each sample an image that fools it, if one was found
-    no_gradient: why there is no white-box attack
+    no_gradient: why there is no white-box attack, or, where some ran, which one broke off and why
     """
 
     white_box: tuple[AttackResult, ...]
@@ -104,7 +104,7 @@ def attack(
         except AtmcError as error:
             if not planned.white_box:
                 raise
-            no_gradient = str(error)
+            no_gradient = f"{planned.name} broke off: {error}"
             continue
         m = len(labels[: planned.samples])
         left, tried = standing[:m].copy(), (adversarial if planned.standing else images)[:m].copy()
@@ -121,7 +121,7 @@ def attack(
         adversarial[newly] = tried[newly]
     if not white_box:
         return Robustness((), black_box, None, None, no_gradient)
-    return Robustness(tuple(white_box), black_box, robust, adversarial)
+    return Robustness(tuple(white_box), black_box, robust, adversarial, no_gradient)
 
 
 def _run(

@@ -171,8 +171,7 @@ def verify(
     report = None if progress is None else lambda done, total: progress("clean accuracy", done, total)
     logits = batched_logits(classifier, floats, settings.batch_size, report)
     checks = [_check_statement(artefact, threat_model, settings, n), _check_parity(expected, decoded)]
-    checks += [check_sample_size(policy, n), check_attack_budget(policy, threat_model, settings)]
-    checks.append(check_logits(logits, n))
+    checks += [check_sample_size(policy, n), check_logits(logits, n)]
     measured = Verification(
         verdict=judge([], n),
         artefact=artefact,
@@ -199,11 +198,11 @@ def verify(
         given = (floats, targets, threat_model, robustness, settings)
         checks += attack_checks(classifier, make_classifier(), *given, policy.allow_black_box, progress)
         curve: tuple[CurvePoint, ...] = ()
-        if robustness.white_box:
+        if not robustness.no_gradient:
             curve = eps_curve(classifier, floats, targets, right, threat_model, robustness, settings, progress)
         checks.append(check_curve(curve))
         measured = replace(measured, right=right, robustness=robustness, curve=curve)
-        if comparison and robustness.white_box:
+        if comparison and not robustness.no_gradient:
             rows = compare_attacks(classifier, floats, targets, threat_model, settings, progress, spread)
             measured = replace(measured, comparison=rows)
     else:
@@ -211,6 +210,7 @@ def verify(
         checks += [Check(name, None, "the outputs are no logits") for name in names]
     if baseline is not None:
         measured = replace(measured, baseline=_baseline(baseline, measured, floats, progress, spread))
+    checks.append(check_attack_budget(policy, threat_model, settings, measured.robustness))
     conditions = image_conditions(n, split, digest, recorded)
     accuracies = (measured.clean, measured.robust, measured.robustness)
     checks += threshold_checks(policy, artefact.bytes, *accuracies, recorded, conditions, threat_model)

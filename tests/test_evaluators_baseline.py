@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy_classifiers import BlackBox, Mlp, digits, fit
+from numpy_classifiers import BlackBox, HalfWay, Mlp, digits, fit
 
 from atmc_tool.errors import InputError
 from atmc_tool.threat_model import parse_threat_model
@@ -126,8 +126,9 @@ def test_a_margin_without_a_baseline_fails() -> None:
     assert status(run(fit(), max_clean_loss=0.1))["clean-loss"] == "failed"
 
 
-def test_a_baseline_without_gradient_is_compared_on_clean_images_only() -> None:
-    file = BaselineFile("d.onnx", "", classifier=fit(BlackBox))
+@pytest.mark.parametrize("kind", [BlackBox, HalfWay])
+def test_a_baseline_without_gradient_is_compared_on_clean_images_only(kind: type[Mlp]) -> None:
+    file = BaselineFile("d.onnx", "", classifier=fit(kind))
     after = run(fit(), file, max_clean_loss=0.1, max_robust_loss=0.1)
     assert (status(after)["clean-loss"], status(after)["robust-loss"]) == ("passed", "failed")
     assert "Mystery" in after.baseline.problem

@@ -1,13 +1,31 @@
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy_classifiers import fit
 
 from atmc_tool.threat_model import parse_threat_model
-from evaluators.attack_plan import AttackSettings
+from evaluators.attack_plan import AttackSettings, plan
+from evaluators.gate import Check
 from evaluators.policy import parse_policy
 from evaluators.policy_checks import check_attack_budget, check_sample_size
+from evaluators.robustness import AttackResult, Robustness
 
 SETTINGS = AttackSettings(steps=20, restarts=3)
+
+
+def ran(settings: AttackSettings) -> Robustness:
+    """All attacks of the settings, on no images."""
+    outcomes = (np.ones(0, np.bool_), np.zeros(0, np.int64), np.zeros((0, 1, 8, 8), np.float32), 0, 0.0)
+    planned = plan(fit(), 8 / 255, "linf", 10, settings)
+    white_box = tuple(AttackResult(p.name, p.parameters, *outcomes) for p in planned if p.white_box)
+    black_box = [AttackResult(p.name, p.parameters, *outcomes) for p in planned if not p.white_box]
+    return Robustness(white_box, black_box[0] if black_box else None, None, None)
+
+
+def budget(policy: dict[str, Any], settings: AttackSettings) -> Check:
+    return check_attack_budget(parse_policy(policy), parse_threat_model("8/255"), settings, ran(settings))
 
 
 @pytest.mark.parametrize(
@@ -44,11 +62,41 @@ def test_there_are_enough_images(policy: dict[str, Any], n: int, passed: bool | 
     ],
 )
 def test_the_attack_is_as_strong_as_the_policy_wants(policy: dict[str, Any], passed: bool | None, words: str) -> None:
-    check = check_attack_budget(parse_policy(policy), parse_threat_model("8/255"), SETTINGS)
+    check = budget(policy, SETTINGS)
     assert check.passed is passed
     assert words in check.reason
 
 
-def test_autoattack_is_more_than_standard() -> None:
-    settings = AttackSettings(attack="autoattack")
-    assert check_attack_budget(parse_policy({"attack": "autoattack"}), parse_threat_model("8/255"), settings).passed
+@pytest.mark.parametrize(
+    ("policy", "changes", "passed", "words"),
+    [
+        ({"attack": "autoattack"}, {}, True, "square_queries 5000 (at least 5000)"),
+        ({"attack": "autoattack"}, {"square_queries": 4999}, False, "give --set evaluation.square_queries=5000"),
+        ({"attack": "autoattack"}, {"square_queries": 0}, False, "square_queries 0 instead of 5000"),
+        ({"min_steps": 100}, {"steps": 1}, True, "steps 100"),
+        ({"min_steps": 11}, {"auto_steps": 10}, False, "steps 10 instead of 11: give --steps with --attack standard"),
+        ({"min_restarts": 2}, {}, False, "restarts 1 instead of 2: give --restarts with --attack standard"),
+    ],
+)
+def test_autoattack_is_judged_by_what_ran(
+    policy: dict[str, Any], changes: dict[str, Any], passed: bool, words: str
+) -> None:
+    check = budget(policy, replace(SETTINGS, attack="autoattack", **changes))
+    assert check.passed is passed
+    assert words in check.reason
+
+
+def test_what_did_not_run_is_no_attack() -> None:
+    policy = parse_policy({"min_steps": 1, "min_restarts": 1})
+    nothing = Robustness((), None, None, None, "no gradient")
+    check = check_attack_budget(policy, parse_threat_model("8/255"), SETTINGS, nothing)
+    assert check.passed is False
+    assert "steps 0 instead of 1, restarts 0 instead of 1" in check.reason
+    assert check_attack_budget(policy, parse_threat_model("8/255"), SETTINGS, None).passed is None
+
+
+def test_a_least_eps_without_a_norm_is_one_in_linf() -> None:
+    l2 = parse_threat_model("0.5", "l2")
+    for policy, passed in (({"min_eps": "8/255"}, False), ({"min_eps": "0.5", "norm": "l2"}, True)):
+        check = check_attack_budget(parse_policy(policy), l2, SETTINGS, ran(SETTINGS))
+        assert check.passed is passed

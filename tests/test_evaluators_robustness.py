@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy_classifiers import BlackBox, Mlp, digits, fit
+from numpy_classifiers import BlackBox, HalfWay, Mlp, digits, fit
 
 from atmc_tool.attacks.classifier import correct
 from atmc_tool.errors import UsageError
@@ -84,6 +84,17 @@ def test_without_gradient_only_square_runs(held_out: tuple[np.ndarray, np.ndarra
     assert check_recomputed(fit(), held_out[1], result, 64).passed is None
     assert check_white_box_strongest(result).passed is None
     assert check_threat_model(result, 0.05).passed
+
+
+@pytest.mark.parametrize("allow_black_box", [False, True])
+def test_an_attack_that_breaks_off_is_no_silent_pass(
+    allow_black_box: bool, held_out: tuple[np.ndarray, np.ndarray]
+) -> None:
+    result = attack(fit(HalfWay), *held_out, 0.05, SETTINGS)
+    assert [found.name for found in result.attacks] == ["pgd-10 cross-entropy", "square"]
+    check = check_white_box(result, allow_black_box)
+    assert check.passed is False
+    assert "pgd-10 margin broke off: no derivative is known for operator Mystery" in check.reason
 
 
 def test_checks_of_an_honest_attack_pass(measured: Robustness, held_out: tuple[np.ndarray, np.ndarray]) -> None:

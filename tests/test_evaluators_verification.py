@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy_classifiers import BatchNormalised, BlackBox, Masked, Mlp, Noisy, Softmax, digits, fit
+from numpy_classifiers import BatchNormalised, BlackBox, HalfWay, Masked, Mlp, Noisy, Softmax, digits, fit
 
 from atmc_tool.attacks.classifier import Classifier
 from atmc_tool.errors import InputError
@@ -62,6 +62,7 @@ PLANTED_FAULTS = {
     "softmax as output": (lambda: fit(Softmax), "logits"),
     "batch norm in training mode": (lambda: fit(BatchNormalised), "determinism"),
     "no gradient": (lambda: fit(BlackBox), "white-box"),
+    "a gradient of one loss": (lambda: fit(HalfWay), "white-box"),
 }
 
 
