@@ -24,10 +24,10 @@ class Policy(BaseModel):
     max_bytes:             largest size of the verified file; `20KB` too
     min_n:                 fewest images
     grade:                 `release`: no smoke test passes
-    min_eps, norm:         the threat model that must have been tried at least
+    min_eps, norm:         the threat model that must have been tried at least; without a norm l-infinity
     attack:                the attack that must have run; `autoattack` is more than `standard`
-    min_steps:             fewest steps of PGD
-    min_restarts:          fewest starts of PGD on the cross-entropy
+    min_steps:             fewest steps of any white-box attack that ran
+    min_restarts:          fewest starts of the first attack, PGD on the cross-entropy
     allow_black_box:       a file without gradients may pass, judged by the black-box attack alone
     required:              names of checks that must be applied and pass without a warning
     """
