@@ -68,3 +68,13 @@ def test_what_the_gate_does_not_catch_is_said(run: Path, cli: Cli, monkeypatch: 
 def test_an_honest_file_that_fails_ends_the_test(run: Path, cli: Cli) -> None:
     found = faults(cli, run, "--set policy.min_robust=0.999", code=5)
     assert found == {}
+
+
+def test_a_file_into_which_nothing_can_be_planted_is_no_success(
+    run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended with 0 and `passed`."""
+    (run / "atmc-run" / "model.atmc").unlink()
+    for name in [name for name in FAULTS if name != "swapped channels"]:
+        monkeypatch.delitem(FAULTS, name)  # type: ignore[arg-type]
+    assert all(fault["caught"] is None for fault in faults(cli, run, code=1).values())

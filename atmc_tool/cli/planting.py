@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,10 +51,6 @@ class Outcome:
     failed: tuple[str, ...]
     right: tuple[str, ...]
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        return {**asdict(self), "failed": list(self.failed), "right": list(self.right)}
 
 
 @dataclass(frozen=True)

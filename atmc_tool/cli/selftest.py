@@ -1,5 +1,6 @@
 """`atmc-tool selftest`: prove on a user's own artefact that the gate fails what it has to fail. Needs no torch."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def command(artefact: Path | None, provider: str, as_json: bool) -> None:
             {
                 "passed": honest.passed and not missed and any(o.caught for o in outcomes),
                 "honest": honest.to_json(),
-                "faults": _facts(outcomes),
+                "faults": [asdict(outcome) for outcome in outcomes],
             }
         )
     else:
@@ -67,7 +68,3 @@ def command(artefact: Path | None, provider: str, as_json: bool) -> None:
 
 def _words(outcome: "Outcome") -> str:
     return {None: "not planted", True: "caught", False: "MISSED"}[outcome.caught]
-
-
-def _facts(outcomes: "list[Outcome]") -> list[dict[str, object]]:
-    return [outcome.to_json() for outcome in outcomes]
