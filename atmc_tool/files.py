@@ -56,6 +56,18 @@ def leftovers(folder: Path, name: str = "*") -> list[Path]:
     return sorted(folder.glob(f".{name if name == '*' else glob.escape(name)}.????????{TEMPORARY}"))
 
 
+def remove(path: Path) -> None:
+    """Remove the file `path`, if it is there.
+
+    Raises:
+        AtmcError: it could not be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise AtmcError(f"can't remove {path}: {error.strerror}") from error
+
+
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove `leftovers`; call it only where no other process writes."""
     for path in leftovers(folder, name):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from atmc_tool.cli.digests import digest_list
-from atmc_tool.files import sha256
+from atmc_tool.errors import AtmcError
+from atmc_tool.files import remove, sha256
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum")
@@ -34,3 +35,15 @@ def test_sha256sum_reads_it_and_finds_what_was_changed(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "../release/model.onnx: FAILED" in done.stdout
+
+
+def test_a_list_that_can_not_be_removed_is_one_line(tmp_path: Path) -> None:
+    """`verify -o` below a file ended with the words of the operating system alone."""
+    path = tmp_path / "manifest.sha256"
+    path.touch()
+    remove(path)
+    remove(path)
+    assert not path.exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(AtmcError, match=r"can't remove .*file/manifest\.sha256: Not a directory"):
+        remove(tmp_path / "file" / "manifest.sha256")

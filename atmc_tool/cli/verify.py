@@ -76,7 +76,7 @@ def command(
     from atmc_tool.cli.verdict import show_verdict
     from atmc_tool.cli.verification import verify_file
     from atmc_tool.data.download import no_downloads
-    from atmc_tool.files import write_atomic
+    from atmc_tool.files import remove, write_atomic
     from evaluators.report.verify_report import verify_report
 
     if as_json and markdown == STDOUT:
@@ -85,7 +85,7 @@ def command(
     destination = (output or path.parent) / report_name(path)
     manifest = destination.with_name(manifest_name(path))
     if is_first():
-        manifest.unlink(missing_ok=True)  # until there is a verdict
+        remove(manifest)  # until there is a verdict
     with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
         report, verification, examples = verify_file(path, provider, ranks, resolve, baseline, logits)
     if is_first():
