@@ -49,12 +49,14 @@ def verify_file(
     resolve: "Callable[[Mapping[str, Any] | None], Config]",
     baseline: Path | None = None,
     logits: str = "",
+    signed: Check | None = None,
 ) -> tuple[dict[str, Any], Verification, list[Example]]:
     """The report on the exported file, what it rests on, and images that fool it; of several processes, each one's.
 
     resolve:  what files say → the configuration
     baseline: a dense network, or the report of an earlier verification, to compare with
     logits:   name of the value to judge, empty for the only output
+    signed:   whose signature the file has, where that was asked
 
     Raises:
         UsageError, InputError, MissingEnvironmentError: it can't be verified.
@@ -99,7 +101,7 @@ def verify_file(
             progress=progress,
             spread=ranks,
         )
-    compared: list[Check] = [check_held_out(images.images, _seen(data))]
+    compared = [check_held_out(images.images, _seen(data)), *([signed] if signed else [])]
     if origin.whole:
         whole = OrtClassifier(origin.whole, provider, threads())
         compared.append(same_logits(first, whole, images.floats()[:COMPARED]))
