@@ -129,7 +129,7 @@ def _stated(path: Path, origin: Origin, own: "Config") -> Mapping[str, Any]:
     """What the file and its folder say, of which the user's `own` settings leave standing what they do not touch.
 
     Who states eps states the threat model: a norm that the file chose would make another one of it. Who names the data
-    does not mean those of a stranger's folder.
+    does not mean those of a stranger's folder; where those lie is said, for the folder may be the user's own.
     """
     stated = dict(origin.settings)
     recorded = stated.get("threat_model") or {}
@@ -137,8 +137,12 @@ def _stated(path: Path, origin: Origin, own: "Config") -> Mapping[str, Any]:
         if recorded.get("norm", own.threat_model.norm) != own.threat_model.norm:
             note(f"{path} states {recorded['norm']}; with your eps it is attacked in {own.threat_model.norm} (--norm)")
         stated.pop("threat_model", None)
+    found = data_folder(path)
     elsewhere = own.data.name is not None and path.parent.resolve() != own.run.resolve()
-    return stated if elsewhere else merge(data_folder(path), stated)
+    if elsewhere and found and own.data.dir is None:
+        folder = found["data"]["dir"]
+        note(f"{path.parent} found its data in {folder}, where yours are not looked for: --data-dir {folder} does")
+    return stated if elsewhere else merge(found, stated)
 
 
 def _seen(data: DataSet) -> list[np.typing.NDArray[np.uint8]]:
