@@ -120,7 +120,7 @@ def test_the_whole_report() -> None:
         "under square 86.7 %",
         "For comparison only",
         "under wrm-15 36.1 %",
-        "n 360; distance 94.81 × eps",
+        "n 360; 94.81 eps away",
         "required: lower end at least 90.0 %",
         "100.0 % → 60.0 %",
         "3 becomes 8",
@@ -222,7 +222,7 @@ def test_radii_are_written_as_the_stated_one_is() -> None:
         "1",
     ]
     assert like_stated(0.025, "0.1") == like_stated(0.025, "None") == like_stated(0.025, "x/0") == "0.025"
-    assert times_stated(6 / 255, "4/255") == "1.50 × eps"
+    assert times_stated(6 / 255, "4/255") == "1.50 eps"
     assert times_stated(1.0, "None") is None
 
 

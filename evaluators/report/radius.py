@@ -15,7 +15,7 @@ def like_stated(eps: float, stated: str) -> str:
 def times_stated(distance: float, stated: str) -> str | None:
     """`distance` as a multiple of the stated eps; None where that is no number."""
     eps = _value(stated)
-    return None if eps is None else f"{distance / eps:.2f} × eps"
+    return None if eps is None else f"{distance / eps:.2f} eps"
 
 
 def _value(stated: str) -> float | None:

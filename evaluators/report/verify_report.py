@@ -170,7 +170,7 @@ def _comparison(entries: Sequence[Mapping[str, Any]], stated: str) -> list[Row]:
         mean = number(mapping(entry.get("distance")).get("mean"))
         if row is not None:
             away = None if mean is None else times_stated(mean, stated)
-            rows.append({**row, "more": f"{row['more']}; distance {away or shown(mean)}"})
+            rows.append({**row, "more": f"{row['more']}; {away or shown(mean)} away"})
     return rows
 
 
