@@ -52,6 +52,7 @@ bench: setup  ## measure what README and docs state (about four hours)
 	$(BIN)/python benchmarks/elsewhere.py
 	$(BIN)/python benchmarks/mutations.py
 	$(BIN)/python benchmarks/selftest.py --honest 20 --planted 3
+	$(BIN)/python benchmarks/selftest.py --data cifar10-jpeg --honest 1 --planted 1
 	$(BIN)/python benchmarks/precision.py digits --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/precision.py mnist --seeds 0 1
 

@@ -14,6 +14,7 @@ Grade = Literal["smoke", "release"]
 
 RELEASE_SAMPLES = 512  # below, the interval is wider than ± 4.4 points
 CHECKS = (
+    "signature",
     "source",
     "metadata",
     "same-logits",

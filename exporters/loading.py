@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 
     from atmc_tool.models.normalized import NormalizedNetwork
 
+MODEL = "model.atmc"  # in a run folder
 YOUR_OWN = "atmc_tool.load(path, model=YourNetwork())"
 
 
 def load(path: str | Path, model: "nn.Module | None" = None) -> "NormalizedNetwork":
     """The network in the `.atmc` file `path`, in evaluation mode, where `model` is, else on the CPU.
 
-    It takes what the exported ONNX file takes: float32 (N, C, H, W) in [0, 1]. The normalisation that the network was
-    trained with is inside. `load(path).network` is the bare network, which takes normalised images.
+    It takes what the exported ONNX file takes: float32 (N, C, H, W) in [0, 1]; images of integers, such as uint8, are a
+    UsageError. The normalisation that the network was trained with is inside. `load(path).network` is the bare network,
+    which takes normalised images.
+
+    path: the file, or the run folder that it lies in
 
     model: the network to fill, in place; its names and shapes must be those of the file. Without it, the file names one
         of the built-in networks. A file is never a reason to run code, so a network of your own must be given.
@@ -43,7 +47,8 @@ def load(path: str | Path, model: "nn.Module | None" = None) -> "NormalizedNetwo
 
     if model is not None and not isinstance(model, nn.Module):
         raise UsageError("model is no network", expected="a torch.nn.Module, built", got=type(model).__name__)
-    compressed = read_atmc(Path(path))
+    path = _file(Path(path))
+    compressed = read_atmc(path)
     card = _card(path, compressed)
     state = {name: torch.from_numpy(array) for name, array in dense_state(compressed).items()}
     if model is None:
@@ -57,7 +62,16 @@ def load(path: str | Path, model: "nn.Module | None" = None) -> "NormalizedNetwo
     return NormalizedNetwork(model, card.mean, card.std).eval()
 
 
-def _card(path: str | Path, model: CompressedModel) -> ModelCard:
+def _file(path: Path) -> Path:
+    """`path`, or the model.atmc in the folder that it is."""
+    if not path.is_dir():
+        return path
+    if not (path / MODEL).is_file():
+        raise InputError(f"no {MODEL} in the folder {path}", expected="a run folder or an .atmc file")
+    return path / MODEL
+
+
+def _card(path: Path, model: CompressedModel) -> ModelCard:
     try:
         return ModelCard.model_validate(model.manifest.get("card"))
     except ValidationError as error:

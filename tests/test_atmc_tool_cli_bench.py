@@ -38,6 +38,10 @@ def test_an_atmc_file_is_exported_for_it_and_nothing_is_left(run: Path, cli: Cli
     before = sorted(path.name for path in (run / "atmc-run").iterdir())
     done = cli(f"bench atmc-run/model.atmc {QUICK} -q", run)
     assert (done.code, done.err) == (0, "")
+    rows = [[cell.strip() for cell in line.split("│")] for line in done.out.splitlines() if "│" in line]
+    better = {row[1].split(":")[-1].strip(): row[2] for row in rows}
+    assert better["bytes"] == better["p50, ms"] == "less"
+    assert better["images per second"] == "more"
     assert sorted(path.name for path in (run / "atmc-run").iterdir()) == before
     assert "times as fast (spread over the rounds" in done.out
     for row in ("bytes", "loading, ms", "memory while loading", "batch 1: p95, ms", "images per second"):

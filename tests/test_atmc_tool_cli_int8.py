@@ -77,6 +77,8 @@ def test_another_network_is_found_out(run: Path, cli: Cli) -> None:
 def test_what_can_not_be(run: Path, cli: Cli) -> None:
     for line, code, message in (
         ("export --onnx --int8 -o x.onnx", 2, "-o names one file"),
+        ("export --onnx --overwrite --data digits", 2, "--data and --data-dir are for --int8"),
+        ("export --onnx --overwrite --data-dir .", 2, "--data and --data-dir are for --int8"),
         ("export --int8", 2, "atmc-run/model.int8.onnx exists. Hint: --overwrite"),
         ("export --int8 --overwrite --data nothing.npz", 4, "nothing.npz"),
     ):

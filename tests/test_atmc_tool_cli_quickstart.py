@@ -31,5 +31,7 @@ def test_it_replaces_its_own_earlier_run_and_ends_with_the_table(tmp_path: Path)
     end = done.out[done.out.rindex("Size") :]
     for word in ("dense weights", "gzip of the pruned dense weights", "model.atmc", "model.onnx", "verdict: PASSED"):
         assert word in end
+    run = (tmp_path / "quickstart" / "atmc-run").resolve()
+    assert end.splitlines()[-1] == f"report: {run / 'verify.html'}, for programs {run / 'verify.json'}"
     report = json.loads((tmp_path / "quickstart" / "atmc-run" / "verify.json").read_text())
     assert report["clean"]["accuracy"] >= 0.97

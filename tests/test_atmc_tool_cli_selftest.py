@@ -5,14 +5,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import Cli
+from conftest import Cli, run_atmc
 
+from atmc_tool.data import load_data
 from evaluators.planted_faults import FAULTS, Fault
 
 pytestmark = pytest.mark.xdist_group("digits_run")
 
 BRIEF = "-n 96 --steps 4 --restarts 1 --json"
+NETWORK = """
+from torch import nn
+
+def network():
+    return nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(432, 10))
+"""
 
 
 @pytest.fixture
@@ -78,3 +86,45 @@ def test_a_file_into_which_nothing_can_be_planted_is_no_success(
     for name in [name for name in FAULTS if name != "swapped channels"]:
         monkeypatch.delitem(FAULTS, name)  # type: ignore[arg-type]
     assert all(fault["caught"] is None for fault in faults(cli, run, code=1).values())
+
+
+@pytest.fixture(scope="module")
+def colour_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with atmc-run/ of a small network on digits, 0 to 4 in red and the others in blue."""
+    folder = tmp_path_factory.mktemp("colour")
+    digits, arrays = load_data("digits"), {}
+    for part, images in (("train", digits.train), ("test", digits.test)):
+        coloured = np.zeros((len(images), 3, *digits.image_shape[1:]), np.uint8)
+        channels = np.where(images.labels < 5, 0, 2)
+        coloured[np.arange(len(images)), channels] = images.images[:, 0]
+        arrays |= {f"x_{part}": coloured, f"y_{part}": images.labels}
+    np.savez(folder / "colour.npz", **arrays)
+    (folder / "network.py").write_text(NETWORK)
+    settings = {"evaluation": {"n": 96, "steps": 4, "restarts": 1}, "data": {"name": "colour.npz"}}
+    (folder / "atmc.yaml").write_text(json.dumps({**settings, "attack": {"steps": 2}}))
+    for line in (
+        "train --arch network.py:network --eps 0.1 --max-steps 80 -o model.pt",
+        "compress model.pt --arch network.py:network --keep 0.2 --max-steps 60",
+        "export --onnx",
+    ):
+        done = run_atmc(line, folder)
+        assert done.code == 0, f"{line}\n{done.err}"
+    return folder
+
+
+@pytest.mark.parametrize("lone", [False, True])
+def test_swapped_channels_are_caught(
+    colour_run: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, lone: bool
+) -> None:
+    """By model.atmc; and of a lone file, whose colours nothing states, by what it answers to images in RGB."""
+    shutil.copytree(colour_run, tmp_path, dirs_exist_ok=True)
+    if lone:
+        (tmp_path / "atmc-run" / "model.atmc").unlink()
+    for name in [name for name in FAULTS if name != "swapped channels"]:
+        monkeypatch.delitem(FAULTS, name)  # type: ignore[arg-type]
+    swapped = faults(cli, tmp_path)["swapped channels"]
+    assert swapped["caught"]
+    assert {"normalisation", "clean-loss"} <= {*swapped["right"]}
+    assert ("same-logits" in swapped["right"]) != lone
+    if not lone:
+        assert not {"weight-parity", "source", "metadata"} & {*swapped["failed"]}  # the weights are the honest ones

@@ -222,6 +222,9 @@ def test_a_structure_says_what_it_keeps_whole_and_where_to_go_on(cli: Cli, folde
     assert done.code == 0, done.err
     text = " ".join(done.out.split())
     assert "kept whole, for the structure does not fit them: fc1.weight, fc2.weight" in text
+    planned = cli("compress model.pt --structure filter --keep 0.5 --dry-run", folder)
+    assert "fit them: fc1.weight, fc2.weight" in " ".join(planned.out.split())
+    assert "kept whole" not in cli("compress model.pt --keep 0.5 --dry-run", folder).out
     assert "next: atmc-tool export filters --onnx, then atmc-tool verify filters" in text
     assert cli("export filters --onnx -q", folder).code == 0
     refused = cli("compress model.pt --structure 2:4 --keep 0.9 --dry-run", folder)

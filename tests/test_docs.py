@@ -94,7 +94,8 @@ def test_the_configuration_shown_is_valid() -> None:
 
 
 def test_every_check_of_verify_is_documented() -> None:
-    sources = [*(ROOT / "evaluators").glob("*.py"), ROOT / "atmc_tool" / "cli" / "origin.py"]
+    makers = (ROOT / "atmc_tool" / "cli" / f"{name}.py" for name in ("origin", "signature"))
+    sources = [*(ROOT / "evaluators").glob("*.py"), *makers]
     made = re.compile(r'\b(?:Check|at_least|drop|small_enough|no_worse)\(\s*"([a-z-]+)"')
     names = {name for source in sources for name in made.findall(source.read_text())}
     assert sorted(names) == sorted(CHECKS)

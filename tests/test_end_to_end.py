@@ -12,7 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import Cli, environment_without, run_atmc
+import yaml
+from conftest import Cli, Outcome, environment_without, run_atmc
 from onnx import numpy_helper
 from safetensors.torch import load_file
 
@@ -306,3 +307,36 @@ def test_the_run_remembers_where_its_data_lie(digits_run: Path, tmp_path: Path, 
     assert cli(f"compress model.pt --data mine.npz --data-dir elsewhere {short}", tmp_path).code == 0
     assert cli("export --onnx", tmp_path).code == 0
     assert cli("verify", tmp_path).code in (0, 5)
+
+
+def test_who_names_the_data_is_told_where_another_run_found_its_own(digits_run: Path, tmp_path: Path, cli: Cli) -> None:
+    """A folder in a stranger's config.yaml decides nothing, yet it may be the user's own."""
+    shutil.copytree(digits_run, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "atmc-run").rename(tmp_path / "theirs")
+    (tmp_path / "atmc.yaml").unlink()
+    digits = load_data("digits")
+    arrays = {"x_train": digits.train.images, "y_train": digits.train.labels}
+    arrays |= {"x_test": digits.test.images, "y_test": digits.test.labels}
+    for name in ("own", "easy"):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "mine.npz", **arrays)
+        arrays["x_test"] = arrays["x_test"][:10] * 0
+        arrays["y_test"] = arrays["y_test"][:10]
+    config = yaml.safe_load((tmp_path / "theirs" / "config.yaml").read_text())
+    config["data"] |= {"name": "mine.npz", "dir": "easy"}
+    (tmp_path / "theirs" / "config.yaml").write_text(yaml.safe_dump(config))
+    short = "-n 40 --steps 1 --restarts 1 --set evaluation.square_queries=0 --json"
+
+    def digest(done: Outcome) -> str:
+        assert done.code in (0, 5), done.err
+        found: str = json.loads(done.out)["data"]["sha256"]
+        return found
+
+    lost = cli(f"verify theirs {short} --data mine.npz", tmp_path)
+    assert lost.code == 4
+    assert "theirs found its data in easy, where yours are not looked for" in lost.err
+    named = cli(f"verify theirs {short} --data mine.npz --data-dir own", tmp_path)
+    assert "found its data" not in named.err
+    (tmp_path / "atmc.yaml").write_text("data: {name: mine.npz, dir: own}\n")
+    assert digest(cli(f"verify theirs {short}", tmp_path)) == digest(named)
+    assert digest(cli(f"verify theirs {short} --data-dir easy", tmp_path)) != digest(named)

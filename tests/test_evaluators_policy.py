@@ -50,7 +50,7 @@ def test_what_was_asked_for_survives_a_round_trip() -> None:
         ({"min_eps": "-8/255"}, "eps is out of range"),
         ({"min_n": 0}, "min_n"),
         ({"required": ["weight-partiy"]}, "unknown check 'weight-partiy'. Hint: did you mean weight-parity"),
-        ({"required": ["xyz"]}, "known: source, "),
+        ({"required": ["xyz"]}, "known: signature, source, "),
     ],
 )
 def test_bad_thresholds_are_one_line(settings: dict[str, Any], words: str) -> None:

@@ -20,9 +20,10 @@ from test_evaluators_report_run_report import EVIL, Page, luminance
 from evaluators.gate import CHECKS
 from evaluators.paired import Paired
 from evaluators.report.advice import ADVICE
-from evaluators.report.charts import Point, bar, curve, interval
+from evaluators.report.charts import LETTER, WIDTH, Point, bar, curve, interval
 from evaluators.report.examples import LONGEST_SIDE, MOST, Example, data_uri, fooled_examples, in_turn
 from evaluators.report.palette import DARK, LIGHT
+from evaluators.report.radius import like_stated, times_stated
 from evaluators.report.verify_report import verify_report
 from evaluators.statistics import Proportion
 
@@ -119,7 +120,7 @@ def test_the_whole_report() -> None:
         "under square 86.7 %",
         "For comparison only",
         "under wrm-15 36.1 %",
-        "n 360; mean distance 2.975",
+        "n 360; 94.81 eps away",
         "required: lower end at least 90.0 %",
         "100.0 % → 60.0 %",
         "3 becomes 8",
@@ -209,6 +210,26 @@ def test_colours_of_the_verdict_have_contrast() -> None:
         for front, ground, least in pairs:
             low, high = sorted((luminance(scheme[front]), luminance(scheme[ground])))
             assert (high + 0.05) / (low + 0.05) >= least, (front, ground)
+
+
+def test_radii_are_written_as_the_stated_one_is() -> None:
+    assert [like_stated(k / 255, "4/255") for k in (0, 1, 2, 8, 0.5, 255)] == [
+        "0",
+        "1/255",
+        "2/255",
+        "8/255",
+        "0.5/255",
+        "1",
+    ]
+    assert like_stated(0.025, "0.1") == like_stated(0.025, "None") == like_stated(0.025, "x/0") == "0.025"
+    assert times_stated(6 / 255, "4/255") == "1.50 eps"
+    assert times_stated(1.0, "None") is None
+
+
+def test_a_long_label_at_the_end_of_a_curve_is_not_cut_off() -> None:
+    drawn = curve([Point("0", 1, 1, 1), Point("0.03137", 0, 0, 0)], "eps", None)
+    (at,) = re.findall(r'<text x="([\d.]+)"[^>]*>0\.03137', drawn)
+    assert float(at) + LETTER * len("0.03137") / 2 <= WIDTH
 
 
 def test_charts_stand_where_their_numbers_are() -> None:

@@ -40,6 +40,22 @@ def logits_of_the_file(model: CompressedModel, images: np.ndarray) -> np.ndarray
     return session.run(["logits"], {"input": images})[0]
 
 
+def test_a_run_folder_stands_for_its_file(digits: CompressedModel, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no model\.atmc in the folder .*: expected a run folder or an \.atmc file"):
+        atmc_tool.load(tmp_path)
+    path = write(digits, tmp_path)
+    images = torch.from_numpy(random_images((1, 8, 8)))
+    assert torch.equal(atmc_tool.load(tmp_path)(images), atmc_tool.load(path)(images))
+
+
+def test_images_of_integers_are_refused(digits: CompressedModel, tmp_path: Path) -> None:
+    """They were taken for images from 0 to 255 in [0, 1], without a word."""
+    network = atmc_tool.load(write(digits, tmp_path))
+    with pytest.raises(UsageError, match=r"expected floating point in \[0, 1\]: images\.float\(\) / 255, got uint8"):
+        network(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    assert network(torch.zeros(2, 1, 8, 8, dtype=torch.float64).float()).shape == (2, 10)
+
+
 def test_it_computes_what_the_exported_file_computes(digits: CompressedModel, tmp_path: Path) -> None:
     """Images in [0, 1] for both: the normalisation is inside."""
     network = atmc_tool.load(str(write(digits, tmp_path)))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evaluators.latency import Measured, Speed
 
 DENSE = "dense"
+LESS = "less"  # is better
 
 
 @click.command("bench", epilog="Example: atmc-tool bench atmc-run/model.onnx --batch 1 --batch 32 --threads 1")
@@ -121,18 +122,18 @@ def _show(
 
     sides = (against.to_json(), artefact.to_json())
     rows: list[list[object]] = [
-        ["bytes", *(side["bytes"] for side in sides)],
-        ["loading, ms", *(1e3 * side["load_seconds"] for side in sides)],
-        ["memory while loading, peak, MB", *(_megabytes(side["load_peak_bytes"]) for side in sides)],
-        ["memory in all, peak, MB", *(_megabytes(side["peak_bytes"]) for side in sides)],
+        ["bytes", LESS, *(side["bytes"] for side in sides)],
+        ["loading, ms", LESS, *(1e3 * side["load_seconds"] for side in sides)],
+        ["memory while loading, peak, MB", LESS, *(_megabytes(side["load_peak_bytes"]) for side in sides)],
+        ["memory in all, peak, MB", LESS, *(_megabytes(side["peak_bytes"]) for side in sides)],
     ]
     for ours, theirs in zip(*(side["batches"] for side in sides), strict=True):
         name = f"batch {ours['batch']}:"
-        rows += [[f"{name} {key}, ms", 1e3 * ours[key], 1e3 * theirs[key]] for key in ("p50", "p95")]
-        rows.append([f"{name} images per second", *(side["images_per_second"] for side in (ours, theirs))])
+        rows += [[f"{name} {key}, ms", LESS, 1e3 * ours[key], 1e3 * theirs[key]] for key in ("p50", "p95")]
+        rows.append([f"{name} images per second", "more", *(side["images_per_second"] for side in (ours, theirs))])
     title = f"{names['artefact']} against {names['against']}, onnxruntime {provider}"
-    compared = [[*row, _ratio(row[1], row[2])] for row in rows]
-    show_table(title, ["", names["against"], Path(names["artefact"]).name, "quotient"], compared)
+    compared = [[*row, _ratio(row[2], row[3])] for row in rows]
+    show_table(title, ["", "better", names["against"], Path(names["artefact"]).name, "quotient"], compared)
     for each in speeds:
         show_line(f"batch {each.batch}: {speed_line(each)}", bold=True)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from atmc_tool.distributed import Ranks
 
 
+KEPT_WHOLE = "kept whole, for the structure does not fit them: "
 NAMED = 6  # parameters of a kind that are named at the end; --dry-run and --json name all
 
 
@@ -246,13 +247,12 @@ def sizes(model: "CompressedModel", content: bytes) -> dict[str, int]:
 def _report(
     model: "CompressedModel", content: bytes, folder: "RunFolder", not_compressed: Mapping[str, str]
 ) -> dict[str, Any]:
+    from atmc_tool.cli.feasibility import kept_whole
     from atmc_tool.files import sha256
-    from atmc_tool.structure_names import STRUCTURES
     from exporters.atmc_file import describe
 
     described, compress = describe(content), model.manifest["config"]["compress"]
     totals = described["totals"]
-    by_units = compress["structure"] in STRUCTURES[1:]
     kept = {
         factor: sum(weight.factors[factor].kept for weight in model.weights.values() if factor in weight.factors)
         for factor in ("U", "V", "C")
@@ -263,7 +263,7 @@ def _report(
         "sizes": sizes(model, content),
         "kept": {**kept, "total": totals["kept"], "weights": totals["weights"], "share": totals["density"]},
         "not_compressed": dict(not_compressed),
-        "kept_whole": [layer["name"] for layer in described["layers"] if by_units and layer["density"] == 1],
+        "kept_whole": kept_whole(described, compress["structure"]),
         "factors": compress["factors"],
         "metrics": model.manifest["metrics"],
     }
@@ -306,7 +306,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
         more = f" and {len(names) - NAMED} more (--json names all)" if len(names) > NAMED else ""
         show_line(f"not compressed, {reason}: {', '.join(names[:NAMED])}{more}")
     if report["kept_whole"]:
-        show_line(f"kept whole, for the structure does not fit them: {', '.join(report['kept_whole'])}")
+        show_line(KEPT_WHOLE + ", ".join(report["kept_whole"]))
     run = "" if report["run"] == str(Config().run) else f" {report['run']}"
     show_line(f"{report['model']['path']}   next: atmc-tool export{run} --onnx, then atmc-tool verify{run}")
 
@@ -334,6 +334,8 @@ def _show_plan(feasibility: "Feasibility", as_json: bool) -> None:
             for name, shape in table["layers"].items()
         ],
     )
+    if table["kept_whole"]:
+        show_line(KEPT_WHOLE + ", ".join(table["kept_whole"]))
     _show_not_compressed(table["not_compressed"])
 
 

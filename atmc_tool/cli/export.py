@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from atmc_tool.cli.options import PATH, as_json, config_sources, data, run_folder, verbosity
+from atmc_tool.cli.options import PATH, as_json, config_sources, data, given, run_folder, verbosity
 from atmc_tool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ def command(
     if not names:
         hint = "atmc-tool unpack gives the dense weights"
         raise UsageError("export to what?", expected="--onnx or --int8", hint=hint)
+    if not int8 and {"data.name", "data.dir"} & {*given(click.get_current_context())}:
+        raise UsageError(
+            "--data and --data-dir are for --int8, whose ranges come from images", expected="--int8 with it"
+        )
     if output is not None and len(names) > 1:
         raise UsageError("-o names one file", expected="--onnx or --int8 with it", got="both")
     if output is not None and output.suffix != ".onnx":

@@ -15,6 +15,7 @@ from atmc_tool.compressed import CompressedModel, CompressedWeight
 from atmc_tool.data import test_labels
 from atmc_tool.half_precision import half_rest
 from atmc_tool.methods import compression_method, least_kept
+from atmc_tool.structure_names import STRUCTURES
 from atmc_tool.tied import own_state
 from atmc_tool.units import parse_size
 from exporters.atmc_file import describe, encode_model, encoded_bytes
@@ -68,6 +69,7 @@ class Feasibility:
             },
             "layers": {layer["name"]: layer["shape"] for layer in facts["largest"]["layers"]},
             "not_compressed": compressible(self.start.network)[1],
+            "kept_whole": kept_whole(facts["asked for"], self.start.config.compress.structure),
         }
 
     def asked(self) -> dict[str, Any]:
@@ -88,6 +90,12 @@ class Feasibility:
 
     def _sketch(self, kept: int) -> Mapping[str, CompressedWeight]:
         return sketch(self.start, kept)
+
+
+def kept_whole(described: Mapping[str, Any], structure: str) -> list[str]:
+    """Names of the layers that a structure of units leaves as they are, of a file as `describe` describes it."""
+    by_units = structure in STRUCTURES[1:]
+    return [layer["name"] for layer in described["layers"] if by_units and layer["density"] == 1]
 
 
 def check_feasible(start: Start) -> Feasibility:

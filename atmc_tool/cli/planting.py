@@ -141,9 +141,10 @@ def _verified(
     def lenient(files: Mapping[str, Any] | None) -> "Config":
         config = resolve(files)
         policy = {"min_robust": SOME, **config.policy}  # judged, also where compression measured other images
+        left_out = ["signature", *(LOSSES.values() if baseline is None else ())]
+        policy["required"] = [name for name in policy.get("required", ()) if name not in left_out]
         if baseline is None:  # the honest file is its own
-            required = [name for name in policy.get("required", ()) if name not in LOSSES.values()]
-            policy = {key: value for key, value in {**policy, "required": required}.items() if key not in LOSSES}
+            policy = {key: value for key, value in policy.items() if key not in LOSSES}
         else:
             policy = {**dict.fromkeys(LOSSES, MARGIN), **policy}
         return config.model_copy(update={"policy": policy, "run": folder})

@@ -90,4 +90,5 @@ def _show(run: Path) -> None:
         f"Accuracy on {dense['n']} test images", ["accuracy", "dense", "compressed", f"{ONNX} in onnxruntime"], rows
     )
     show_line(verdict_line(report), bold=True)
-    show_line(f"report: {(run / REPORT).resolve()}")
+    destination = (run / REPORT).resolve()
+    show_line(f"report: {destination.with_suffix('.html')}, for programs {destination}")

@@ -49,12 +49,14 @@ def verify_file(
     resolve: "Callable[[Mapping[str, Any] | None], Config]",
     baseline: Path | None = None,
     logits: str = "",
+    signed: Check | None = None,
 ) -> tuple[dict[str, Any], Verification, list[Example]]:
     """The report on the exported file, what it rests on, and images that fool it; of several processes, each one's.
 
     resolve:  what files say → the configuration
     baseline: a dense network, or the report of an earlier verification, to compare with
     logits:   name of the value to judge, empty for the only output
+    signed:   whose signature the file has, where that was asked
 
     Raises:
         UsageError, InputError, MissingEnvironmentError: it can't be verified.
@@ -99,7 +101,7 @@ def verify_file(
             progress=progress,
             spread=ranks,
         )
-    compared: list[Check] = [check_held_out(images.images, _seen(data))]
+    compared = [check_held_out(images.images, _seen(data)), *([signed] if signed else [])]
     if origin.whole:
         whole = OrtClassifier(origin.whole, provider, threads())
         compared.append(same_logits(first, whole, images.floats()[:COMPARED]))
@@ -127,7 +129,7 @@ def _stated(path: Path, origin: Origin, own: "Config") -> Mapping[str, Any]:
     """What the file and its folder say, of which the user's `own` settings leave standing what they do not touch.
 
     Who states eps states the threat model: a norm that the file chose would make another one of it. Who names the data
-    does not mean those of a stranger's folder.
+    does not mean those of a stranger's folder; where those lie is said, for the folder may be the user's own.
     """
     stated = dict(origin.settings)
     recorded = stated.get("threat_model") or {}
@@ -135,8 +137,12 @@ def _stated(path: Path, origin: Origin, own: "Config") -> Mapping[str, Any]:
         if recorded.get("norm", own.threat_model.norm) != own.threat_model.norm:
             note(f"{path} states {recorded['norm']}; with your eps it is attacked in {own.threat_model.norm} (--norm)")
         stated.pop("threat_model", None)
+    found = data_folder(path)
     elsewhere = own.data.name is not None and path.parent.resolve() != own.run.resolve()
-    return stated if elsewhere else merge(data_folder(path), stated)
+    if elsewhere and found and own.data.dir is None:
+        folder = found["data"]["dir"]
+        note(f"{path.parent} found its data in {folder}, where yours are not looked for: --data-dir {folder} does")
+    return stated if elsewhere else merge(found, stated)
 
 
 def _seen(data: DataSet) -> list[np.typing.NDArray[np.uint8]]:

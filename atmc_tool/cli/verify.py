@@ -43,11 +43,14 @@ STDOUT = Path("-")
     help="What must hold, as YAML; in place of the policy in atmc.yaml and in model.atmc. Options win over it.",
 )
 @click.option("--baseline", type=PATH, help="A dense .onnx, or an earlier verify.json: compared image by image.")
+@click.option("--signature", type=PATH, help="Of the file, by model-signing: it must be one by --public-key.")
+@click.option("--public-key", type=PATH, help="PEM of the elliptic key that must have signed the file.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--logits", default="", metavar="NAME", help="Output to judge, or what the softmax at the end reads.")
 @click.option("--offline", is_flag=True, help="Download nothing: data that are not on this machine are an error.")
 @click.option("-o", "--output", type=PATH, help="Folder for the reports; default: where the artefact lies.")
 @click.option("--junit", type=PATH, help="Write the checks as JUnit XML.")
+@click.option("--cyclonedx", type=PATH, help="Write a CycloneDX 1.6 bill of materials, such as model.cdx.json.")
 @click.option("--markdown", type=PATH, help="Write a summary as Markdown; - for stdout, in place of the tables.")
 @run_folder
 @config_sources
@@ -56,11 +59,14 @@ STDOUT = Path("-")
 def command(
     artefact: Path | None,
     baseline: Path | None,
+    signature: Path | None,
+    public_key: Path | None,
     provider: str,
     logits: str,
     offline: bool,
     output: Path | None,
     junit: Path | None,
+    cyclonedx: Path | None,
     markdown: Path | None,
     as_json: bool,
 ) -> None:
@@ -73,10 +79,12 @@ def command(
     from atmc_tool.cli.render import show_json
     from atmc_tool.cli.run_folder import ONNX, locate, manifest_name, report_name
     from atmc_tool.cli.settings import resolve
+    from atmc_tool.cli.signature import check_signature
     from atmc_tool.cli.verdict import show_verdict
     from atmc_tool.cli.verification import verify_file
     from atmc_tool.data.download import no_downloads
     from atmc_tool.files import remove, write_atomic
+    from evaluators.report.verdict_cyclonedx import to_cyclonedx
     from evaluators.report.verify_report import verify_report
 
     if as_json and markdown == STDOUT:
@@ -87,10 +95,13 @@ def command(
     if is_first():
         remove(manifest)  # until there is a verdict
     with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
-        report, verification, examples = verify_file(path, provider, ranks, resolve, baseline, logits)
+        signed = check_signature(path, signature, public_key)
+        report, verification, examples = verify_file(path, provider, ranks, resolve, baseline, logits, signed)
     if is_first():
         made = {destination: (json.dumps(report, indent=2) + "\n").encode()}
         made[destination.with_suffix(".html")] = verify_report(report, examples)
+        if cyclonedx is not None:
+            made[cyclonedx] = to_cyclonedx(report)
         for target, content in made.items():
             write_atomic(target, content)
         if verification.verdict.passed:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 ELSEWHERE = "See this check in docs/verify.md."
 ADVICE: Mapping[str, str] = MappingProxyType(
     {
+        "signature": "The file is not the one that was signed, or another key signed it: don't ship it.",
         "source": "One of model.onnx and model.atmc was made anew: export again with --overwrite.",
         "metadata": "What the file says of itself is not what model.atmc says: export again with --overwrite.",
         "held-out": "The images that were measured had been trained or selected on: measure on others.",

@@ -64,8 +64,9 @@ def curve(points: Sequence[Point], x_label: str, marked: str | None) -> str:
     every = max(1, -(-widest // max(1, int(step))))
     for index, (x, point) in enumerate(zip(at, points, strict=True)):
         if index % every == 0:
+            within = min(x, WIDTH - LETTER * len(point.label) / 2)
             parts.append(
-                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(point.label)}</text>'
+                f'<text x="{within:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(point.label)}</text>'
             )
         if point.label == marked:
             parts.append(

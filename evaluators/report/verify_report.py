@@ -13,6 +13,7 @@ from evaluators.report.charts import Point, bar, curve, interval, span
 from evaluators.report.examples import Example
 from evaluators.report.page import render
 from evaluators.report.plain import mapping, number, objects, percent, share, shown
+from evaluators.report.radius import like_stated, times_stated
 
 MOST_CLASSES = 20  # with more, those are shown that lose most
 LONGEST_EVIDENCE = 4000  # characters
@@ -45,7 +46,7 @@ def verify_report(report: Mapping[str, Any], examples: Sequence[Example] = ()) -
         sizes=_sizes(mapping(report.get("sizes"))),
         accuracies=_accuracies(report),
         threshold=share(mapping(report.get("policy")).get("min_robust")) is not None,
-        comparison=_comparison(objects(report.get("comparison"))),
+        comparison=_comparison(objects(report.get("comparison")), _stated_eps(report)),
         curve=_curve(report),
         classes=_classes(objects(report.get("classes"))),
         examples=[
@@ -161,14 +162,20 @@ def _row(label: str, entry: Mapping[str, Any], threshold: float | None = None) -
     }
 
 
-def _comparison(entries: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Accuracy under attacks that papers report, with how far their images are."""
+def _comparison(entries: Sequence[Mapping[str, Any]], stated: str) -> list[Row]:
+    """Accuracy under attacks that papers report, with how far their images are, in multiples of the `stated` eps."""
     rows = []
     for entry in entries:
-        row, mean = _row(f"under {entry.get('name', 'an attack')}", entry), mapping(entry.get("distance")).get("mean")
+        row = _row(f"under {entry.get('name', 'an attack')}", entry)
+        mean = number(mapping(entry.get("distance")).get("mean"))
         if row is not None:
-            rows.append({**row, "more": f"{row['more']}; mean distance {shown(mean)}"})
+            away = None if mean is None else times_stated(mean, stated)
+            rows.append({**row, "more": f"{row['more']}; {away or shown(mean)} away"})
     return rows
+
+
+def _stated_eps(report: Mapping[str, Any]) -> str:
+    return str(mapping(report.get("threat_model")).get("eps"))
 
 
 def _between(low: float, high: float) -> str:
@@ -177,20 +184,20 @@ def _between(low: float, high: float) -> str:
 
 def _curve(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """Accuracy against eps, as a figure and as a table."""
-    points, rows = [], []
+    points, rows, stated = [], [], _stated_eps(report)
     for entry in objects(report.get("eps_curve")):
         value = share(entry.get("accuracy"))
         if value is None:
             continue
         low, high = _bounds(entry) or (value, value)
-        label = str(entry.get("text", entry.get("eps", "–")))
+        eps, text = number(entry.get("eps")), str(entry.get("text", "–"))
+        label = text if eps is None or text == stated else like_stated(eps, stated)
         points.append(Point(label, value, low, high))
         attack = str(entry.get("attack", "")) or "none"
         rows.append((label, percent(value), _between(low, high), shown(entry.get("n")), attack))
     if len(points) < 2:
         return None
     said = ", ".join(f"{percent(point.value)} at eps {point.label}" for point in points)
-    stated = str(mapping(report.get("threat_model")).get("eps"))
     marked = stated if any(point.label == stated for point in points) else None
     return {
         "svg": curve(points, "radius eps of the attack", marked),
