@@ -25,7 +25,7 @@ MOST_CLASSES = 24
 LARGEST = MOST_CLASSES << LARGEST_WIDTH
 """Symbols are below."""
 
-_BITS_OF_ROW, _BITS_OF_CLASS = 64, 4
+_BITS_OF_ROW, _BITS_OF_CLASS = 32, 8
 
 _GRID = np.array([s for s in range(LARGEST) if s % (1 << max(0, s.bit_length() - 6)) == 0])
 
@@ -165,8 +165,8 @@ class Symbols:
         sizes.insert(self._n_coded, np.full(self._fillers, rows[max(0, self._n_coded - 1)][0]))
         ends = [_unary(classes) for classes in self._classes[: self._n_coded]]
         return [
-            pack(np.concatenate([*ends, np.zeros(self._fillers, np.uint8)]), 1),
-            pack(np.concatenate(rows), 4),
+            pack(np.concatenate([*ends, np.zeros(self._fillers, np.uint8)]), 1).reshape(-1),
+            np.concatenate(rows).astype(np.int32),
             _low_bits(np.concatenate(values), np.concatenate(sizes)),
             np.array([firsts[members[0]] for members, _ in self.groups[1:]], np.int32),
             np.array([len(row) for row in rows[:-1]], np.int32),
