@@ -43,10 +43,10 @@ class GraphBuilder:
         return self._initializer(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape)), name)
 
     def size(self) -> int:
-        """Bytes of all nodes and initialisers in the file, but for a few of their framing."""
-        total: int = sum(node.ByteSize() for node in self.nodes)
-        total += sum(tensor.ByteSize() for tensor in self.initializers)
-        return total
+        """Bytes of all nodes and initialisers in the file, each with its tag and its length."""
+        sizes: list[int] = [node.ByteSize() for node in self.nodes]
+        sizes += [tensor.ByteSize() for tensor in self.initializers]
+        return sum(size + 1 + max(1, -(-size.bit_length() // 7)) for size in sizes)
 
     def _initializer(self, tensor: TensorProto, name: str = "") -> str:
         shorten_integers(tensor)

@@ -173,13 +173,8 @@ def decode_entries(graph: GraphBuilder, tensors: Mapping[str, Stored]) -> None:
         return
     entries = Entries.of([tensor.factor for tensor in tensors.values()])
     symbols, values = entries.provide(graph)
-    first = 0
-    for (name, tensor), (gaps, codes), codebook in zip(
-        tensors.items(), entries.starts(), entries.codebooks, strict=True
-    ):
-        at = [gaps, tensor.factor.kept, codes, first]
-        graph.call(TOGETHER, symbols, values, _shape(graph, tensor), name=name, at=at)
-        first += len(codebook)
+    for (name, tensor), bounds in zip(tensors.items(), entries.bounds(), strict=True):
+        graph.call(TOGETHER, symbols, values, _shape(graph, tensor), name=name, at=bounds)
 
 
 # The name of the function → what makes its node; the first needs no function.

@@ -4,8 +4,8 @@ Codes are ranks by how often a value comes up in its tensor, and codebooks are s
 where that takes fewer bytes:
 - for many values, codes are ranks by magnitude, for weights nearly the same, and the last run of the stream has the
   codebooks, as differences of ordered numbers, which `DecodeCodebooks` of `onnx_functions` makes values of;
-- for few values, whose codes take fractions of a bit, those of all tensors one after the other are taken two by two,
-  and the last run of the stream has ranks of these pairs by how often they come up.
+- for few values, whose codes need fractions of a bit, codes are taken two by two, and the stream has ranks of these
+  pairs by how often they come up, which a table makes codes of.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,8 @@ MOST_PAIRED = 8
 class Entries:
     """Entries of quantised factors.
 
-    stream:    the skips of each factor, then the codes of each, then the steps of the codebooks where they have jumps;
-               where there are pairs, the skips and then the ranks of the pairs
-    kept:      how many entries each factor has
+    stream:    the skips of each factor, then the codes of each, or ranks of its pairs of codes, then the steps of the
+               codebooks where they have jumps
     codebooks: the values (K_i,) of each factor in the order of its codes
     jumps:     int32 (2, j), the steps that are no symbols: which of them, and how long; None where codebooks are
                stored as they are
@@ -42,7 +41,6 @@ class Entries:
     """
 
     stream: Symbols
-    kept: Sequence[int]
     codebooks: Sequence[Floats]
     jumps: NDArray[np.int32] | None = None
     pairs: NDArray[np.int32] | None = None
@@ -51,13 +49,12 @@ class Entries:
     def of(cls, factors: Sequence[SparseTensor]) -> "Entries":
         """In the fewest bytes."""
         gaps = [skips(factor) for factor in factors]
-        kept = [factor.kept for factor in factors]
         ranked = [_ranked(factor, -_counts(factor)) for factor in factors]
         codes, codebooks = [codes for codes, _ in ranked], [codebook for _, codebook in ranked]
-        found = [cls(Symbols.of([*gaps, *codes]), kept, codebooks)]
+        found = [cls(Symbols.of([*gaps, *codes]), codebooks)]
         if max(len(codebook) for codebook in codebooks) <= MOST_PAIRED:
-            ranks, pairs = _paired(np.concatenate(codes))
-            found.append(cls(Symbols.of([*gaps, ranks]), kept, codebooks, pairs=pairs))
+            ranks, pairs = _paired(codes)
+            found.append(cls(Symbols.of(gaps, ranks), codebooks, pairs=pairs))
         values = np.concatenate(codebooks)
         (function,) = with_callees(["DecodeCodebooks"])
         if fits_half(values) and 2 * len(values) > function.ByteSize():
@@ -66,7 +63,7 @@ class Entries:
             steps = np.diff(keys(np.concatenate(codebooks)), prepend=0) - 1
             far = (steps < 0) | (steps >= LARGEST)
             jumps = np.stack([np.flatnonzero(far), steps[far]]).astype(np.int32)
-            found.append(cls(Symbols.of([*gaps, *codes, np.where(far, 0, steps)]), kept, codebooks, jumps))
+            found.append(cls(Symbols.of([*gaps, *codes, np.where(far, 0, steps)]), codebooks, jumps))
         return min(found, key=cls._size)
 
     def provide(self, graph: GraphBuilder) -> tuple[str, str]:
@@ -79,19 +76,21 @@ class Entries:
             jumps = map(graph.constant, self.jumps)
             return symbols, graph.call("DecodeCodebooks", symbols, *jumps, start=[start], stop=[start + len(values)])
         if self.pairs is not None:
-            bounds = (np.array([end]) for end in self._bounds_of_pairs)
+            bounds = (np.array([bound]) for bound in self._ranks)
             ranks = graph.node("Slice", symbols, *map(graph.constant, bounds))
             two = graph.node("Gather", graph.constant(self.pairs), ranks)
             symbols = graph.node("Concat", symbols, graph.node("Reshape", two, graph.constant(np.array([-1]))), axis=0)
         return symbols, graph.constant(narrowed(values))
 
-    def starts(self) -> list[tuple[int, int]]:
-        """Where the skips and the codes of each factor begin among what `provide` gives."""
-        starts, n = self.stream.starts(), len(self.kept)
-        if self.pairs is None:
-            return list(zip(starts[:n], starts[n : 2 * n], strict=True))
-        before = np.cumsum([self.stream.number, *self.kept[:-1]]).tolist()
-        return list(zip(starts[:n], before, strict=True))
+    def bounds(self) -> list[tuple[int, int, int, int]]:
+        """For each factor: where its skips begin among what `provide` gives, how many, where its codes, its values."""
+        starts, n = self.stream.starts(), len(self.codebooks)
+        gaps, codes = starts[:n], starts[n : 2 * n]
+        if self.pairs is not None:
+            codes = [self.stream.number + 2 * (start - self._ranks[0]) for start in codes]
+        kept = [len(run) for run in self.stream.runs[:n]]
+        values = np.cumsum([0, *map(len, self.codebooks[:-1])]).tolist()
+        return list(zip(gaps, kept, codes, values, strict=True))
 
     @property
     def functions(self) -> set[str]:
@@ -102,22 +101,24 @@ class Entries:
         """What each factor takes of the stream and of the codebooks, in bytes."""
         bits = self.stream.bits()
         n, sizes = len(self.codebooks), np.array([len(codebook) for codebook in self.codebooks])
-        codes = bits[n : 2 * n]
         values: list[float] = [narrowed(codebook).nbytes for codebook in self.codebooks]
-        if self.pairs is not None:
-            codes = list(bits[-1] * np.array(self.kept) / sum(self.kept))
         if self.jumps is not None:
             values = list((bits[-1] / 8 + self.jumps.nbytes) * sizes / sizes.sum())
-        return [(bits[i] + codes[i]) / 8 + values[i] for i in range(n)]
+        return [(bits[i] + bits[n + i]) / 8 + values[i] for i in range(n)]
 
     @property
-    def _bounds_of_pairs(self) -> tuple[int, int]:
-        start = self.stream.starts()[-1]
-        return start, start + len(self.stream.runs[-1])
+    def _ranks(self) -> tuple[int, int]:
+        """Where the ranks of pairs begin and end in the stream, which has nothing but fillers between them."""
+        n = len(self.codebooks)
+        starts = self.stream.starts()[n:]
+        return min(starts), max(start + len(run) for start, run in zip(starts, self.stream.runs[n:], strict=True))
 
     def _size(self) -> int:
+        """Bytes of all but what is the same for the same factors."""
         graph = GraphBuilder()
         self.provide(graph)
+        for bounds in self.bounds():
+            graph.node("Decode", at=bounds)
         functions: int = sum(function.ByteSize() for function in with_callees(graph.functions))
         return graph.size() + functions
 
@@ -141,18 +142,16 @@ def _ranked(factor: SparseTensor, places: Ints) -> tuple[Ints, Floats]:
     return ranks[_codes(factor)], _codebook(factor)[order]
 
 
-def _paired(codes: Ints) -> tuple[Ints, NDArray[np.int32]]:
-    """Ranks (⌈k / 2⌉,) of the pairs of codes (k,) by how often they come up, and the pairs (p, 2) in this order."""
-    pairs, which, counts = np.unique(
-        np.append(codes, np.zeros(len(codes) % 2, np.int64)).reshape(-1, 2),
-        axis=0,
-        return_inverse=True,
-        return_counts=True,
-    )
+def _paired(codes: Sequence[Ints]) -> tuple[list[Ints], NDArray[np.int32]]:
+    """Ranks (⌈k / 2⌉,) of the pairs of codes (k,), by how often they come up in all runs, and the pairs (p, 2)."""
+    padded = [np.append(run, np.zeros(len(run) % 2, np.int64)).reshape(-1, 2) for run in codes]
+    joined = np.concatenate(padded)
+    pairs, which, counts = np.unique(joined, axis=0, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     ranks = np.empty_like(order)
     ranks[order] = np.arange(len(order))
-    return ranks[which.reshape(-1)], pairs[order].astype(np.int32)
+    ends = np.cumsum([len(run) for run in padded])
+    return np.split(ranks[which.reshape(-1)], ends[:-1]), pairs[order].astype(np.int32)
 
 
 def _counts(factor: SparseTensor) -> Ints:

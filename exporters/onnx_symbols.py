@@ -91,24 +91,14 @@ class Symbols:
     groups: Sequence[tuple[tuple[int, ...], Row]]
 
     @classmethod
-    def of(cls, runs: Sequence[Ints]) -> "Symbols":
-        """Runs that are neighbours in the mean of their symbols share a row where that makes the stream smaller."""
-        counts = [np.bincount(run) for run in runs]
-        order = sorted(range(len(runs)), key=lambda i: (float(runs[i].mean()), i))
-        groups: list[_Group] = [((i,), counts[i], best_row(counts[i])) for i in order]
-        merged = [_merge(*pair) for pair in pairwise(groups)]
-        while merged:
-            gains = [
-                a[2].cost + b[2].cost - both[2].cost for (a, b), both in zip(pairwise(groups), merged, strict=True)
-            ]
-            best = int(np.argmax(gains))
-            if gains[best] <= 0:
-                break
-            groups[best : best + 2] = [merged[best]]
-            near = range(max(0, best - 1), min(best + 1, len(groups) - 1))
-            merged[max(0, best - 1) : best + 2] = [_merge(groups[i], groups[i + 1]) for i in near]
-        rows = [(members, row) for members, _, row in groups]
-        return cls(runs, sorted(rows, key=lambda group: not group[1].coded))
+    def of(cls, runs: Sequence[Ints], others: Sequence[Ints] = ()) -> "Symbols":
+        """Runs that are neighbours in the mean of their symbols share a row where that makes the stream smaller.
+
+        others: runs after these that share rows among themselves only; nothing but fillers is between them
+        """
+        groups = [(False, *group) for group in _rows(runs, 0)] + [(True, *group) for group in _rows(others, len(runs))]
+        groups.sort(key=lambda group: (not group[2].coded, group[0] == group[2].coded))
+        return cls([*runs, *others], [(members, row) for _, members, row in groups])
 
     def _members(self, group: int) -> Ints:
         return np.concatenate([self.runs[i] for i in self.groups[group][0]])
@@ -174,6 +164,23 @@ class Symbols:
 
 
 _Group = tuple[tuple[int, ...], Ints, Row]
+
+
+def _rows(runs: Sequence[Ints], first: int) -> list[tuple[tuple[int, ...], Row]]:
+    """Indices of runs, counted from `first`, and their row."""
+    counts = [np.bincount(run) for run in runs]
+    order = sorted(range(len(runs)), key=lambda i: (float(runs[i].mean()), i))
+    groups: list[_Group] = [((first + i,), counts[i], best_row(counts[i])) for i in order]
+    merged = [_merge(*pair) for pair in pairwise(groups)]
+    while merged:
+        gains = [a[2].cost + b[2].cost - both[2].cost for (a, b), both in zip(pairwise(groups), merged, strict=True)]
+        best = int(np.argmax(gains))
+        if gains[best] <= 0:
+            break
+        groups[best : best + 2] = [merged[best]]
+        near = range(max(0, best - 1), min(best + 1, len(groups) - 1))
+        merged[max(0, best - 1) : best + 2] = [_merge(groups[i], groups[i + 1]) for i in near]
+    return [(members, row) for members, _, row in groups]
 
 
 def _merge(first: _Group, second: _Group) -> _Group:
