@@ -23,7 +23,6 @@ from exporters.onnx_symbols import LARGEST, Symbols
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-
 MOST_PAIRED = 8
 """Values of a tensor, at most, for pairs of codes."""
 
@@ -104,6 +103,8 @@ class Entries:
         values: list[float] = [narrowed(codebook).nbytes for codebook in self.codebooks]
         if self.jumps is not None:
             values = list((bits[-1] / 8 + self.jumps.nbytes) * sizes / sizes.sum())
+        if self.pairs is not None:
+            values = [each + self.pairs.size / n for each in values]
         return [(bits[i] + bits[n + i]) / 8 + values[i] for i in range(n)]
 
     @property
