@@ -27,21 +27,40 @@ from exporters.onnx_skeleton import trace_skeleton
 RESULT = Path(__file__).parent / "results" / "onnx_sizes.json"
 
 
+def decoding(proto: onnx.ModelProto) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], list[onnx.TensorProto]]:
+    """The nodes that decode, what they read of the weights (streams, tables and codebooks), and shapes and bounds."""
+    nodes, read = [], set()
+    for node in reversed(proto.graph.node):
+        if node.domain or read & set(node.output):
+            nodes.append(node)
+            read |= set(node.input)
+    tensors = [tensor for tensor in proto.graph.initializer if tensor.name in read]
+    shapes = [tensor for tensor in tensors if tensor.data_type == onnx.TensorProto.INT64]
+    return nodes, [tensor for tensor in tensors if tensor.data_type != onnx.TensorProto.INT64], shapes
+
+
+def numbers_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of the numbers in the tensor, as they are or as varints."""
+    empty = onnx.TensorProto()
+    empty.int32_data.extend(tensor.int32_data)
+    varints = empty.ByteSize()
+    framing = 1 + max(1, -(-(varints - 2).bit_length() // 7)) if varints else 0
+    return len(tensor.raw_data) + varints - framing
+
+
 def parts(model: CompressedModel) -> dict[str, Any]:
     """Bytes of the file by what they are for; the streams of the weights against Z0 and those of `.atmc`."""
     content = build_onnx(model, "0" * 64)
     proto = onnx.load_from_string(content)
-    decoders = [node for node in proto.graph.node if node.domain]
-    read = {name for node in decoders for name in node.input}
-    streams = [tensor for tensor in proto.graph.initializer if tensor.name in read]
+    decoders, streams, shapes = decoding(proto)
     factors = factors_of(model)
     z0 = zero_order(factors)
-    own = sum(len(tensor.raw_data) for tensor in streams)
-    framing = sum(tensor.ByteSize() + 3 - len(tensor.raw_data) for tensor in streams)
+    own = sum(numbers_bytes(tensor) for tensor in streams)
+    framing = sum(tensor.ByteSize() + 3 for tensor in [*streams, *shapes]) - own
     found = {
         "file": len(content),
         "streams of weights": own,
-        "their framing": framing,
+        "framing, shapes": framing,
         "nodes that decode": sum(node.ByteSize() + 2 for node in decoders),
         "functions": sum(function.ByteSize() + 3 for function in proto.functions),
     }
@@ -51,7 +70,7 @@ def parts(model: CompressedModel) -> dict[str, Any]:
         "Z0": round(z0),
         "streams / Z0": round(own / z0, 3),
         ".atmc, level 2": level_2(factors),
-        "decoders": dict(sorted(Counter(node.op_type for node in decoders).items())),
+        "decoders": dict(sorted(Counter(node.op_type for node in decoders if node.domain).items())),
     }
 
 

@@ -19,7 +19,7 @@ class GraphBuilder:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.functions: set[str] = set()
-        self._shared: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+        self._shared: dict[bytes, str] = {}
         names = frozenset(taken)
         self._names = (str(number) for number in itertools.count() if str(number) not in names)
 
@@ -43,18 +43,30 @@ class GraphBuilder:
         return self._initializer(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape)), name)
 
     def size(self) -> int:
-        """Bytes of all nodes and initialisers in the file, but for a few of their framing."""
-        total: int = sum(node.ByteSize() for node in self.nodes)
-        total += sum(tensor.ByteSize() for tensor in self.initializers)
-        return total
+        """Bytes of all nodes and initialisers in the file, each with its tag and its length."""
+        sizes: list[int] = [node.ByteSize() for node in self.nodes]
+        sizes += [tensor.ByteSize() for tensor in self.initializers]
+        return sum(size + 1 + max(1, -(-size.bit_length() // 7)) for size in sizes)
 
     def _initializer(self, tensor: TensorProto, name: str = "") -> str:
-        key = (tensor.data_type, tuple(tensor.dims), tensor.raw_data)
+        shorten_integers(tensor)
+        key = tensor.SerializeToString(deterministic=True)
         if name or key not in self._shared:
             tensor.name = name or next(self._names)
             self.initializers.append(tensor)
             self._shared.setdefault(key, tensor.name)
         return tensor.name if name else self._shared[key]
+
+
+def shorten_integers(tensor: TensorProto) -> None:
+    """Store signed integers of 32 or 64 bits in as many bytes as each needs, where that takes fewer bytes in all."""
+    if tensor.data_type not in (TensorProto.INT32, TensorProto.INT64):
+        return
+    numbers = numpy_helper.to_array(tensor).ravel().tolist()
+    short = TensorProto(data_type=tensor.data_type, dims=tensor.dims, name=tensor.name)
+    (short.int32_data if tensor.data_type == TensorProto.INT32 else short.int64_data).extend(numbers)
+    if short.ByteSize() < tensor.ByteSize():
+        tensor.CopyFrom(short)
 
 
 def pack(fields: NDArray[np.integer], width: int) -> NDArray[np.uint8]:

@@ -173,12 +173,8 @@ def decode_entries(graph: GraphBuilder, tensors: Mapping[str, Stored]) -> None:
         return
     entries = Entries.of([tensor.factor for tensor in tensors.values()])
     symbols, values = entries.provide(graph)
-    starts = entries.stream.starts()
-    first = 0
-    for i, (name, tensor) in enumerate(tensors.items()):
-        at = [starts[i], tensor.factor.kept, starts[len(tensors) + i], first]
-        graph.call(TOGETHER, symbols, values, name=name, at=at, shape=tensor.shape)
-        first += len(entries.codebooks[i])
+    for (name, tensor), bounds in zip(tensors.items(), entries.bounds(), strict=True):
+        graph.call(TOGETHER, symbols, values, _shape(graph, tensor), name=name, at=bounds)
 
 
 # The name of the function → what makes its node; the first needs no function.
@@ -229,10 +225,13 @@ def _shares(tensors: Sequence[Stored]) -> tuple[NDArray[np.float64], set[str]]:
     if not able or not fits_memory([tensors[i] for i in able]):
         return shares, set()
     entries = Entries.of([tensors[i].factor for i in able])
+    shapes = GraphBuilder()
+    for i in able:
+        _shape(shapes, tensors[i])
     for i, share in zip(able, entries.shares(), strict=True):
         alone = GraphBuilder()
-        alone.call(TOGETHER, "0", "1", name="W", at=[10**4] * 4, shape=tensors[i].shape)
-        shares[i] = alone.size() + share
+        alone.call(TOGETHER, "0", "1", "2", name="W", at=[10**4] * 4)
+        shares[i] = alone.size() + share + shapes.size() / len(able)
     return shares, entries.functions
 
 
@@ -243,6 +242,11 @@ def _kept_values(graph: GraphBuilder, factor: SparseTensor, raw: bool) -> tuple[
     assert factor.codes is not None  # as `applies` says
     assert factor.codebook is not None
     return graph.constant(pack(factor.codes, _bits(len(factor.codebook)))), _codebook(graph, factor.codebook)
+
+
+def _shape(graph: GraphBuilder, tensor: Stored) -> str:
+    """The name of the tensor's shape, which those of the same share."""
+    return graph.constant(np.array(tensor.shape, np.int64))
 
 
 def _codebook(graph: GraphBuilder, values: NDArray[np.float32]) -> str:

@@ -10,7 +10,7 @@ from onnx import ModelProto, ValueInfoProto, helper
 from atmc_tool import __version__
 from atmc_tool.compressed import FACTOR_NAMES, CompressedModel, CompressedWeight
 from atmc_tool.errors import InputError
-from exporters.onnx_builder import GraphBuilder
+from exporters.onnx_builder import GraphBuilder, shorten_integers
 from exporters.onnx_decoders import Stored, decode
 from exporters.onnx_functions import DOMAIN, VERSION, with_callees
 from exporters.onnx_rest import provide_rest, spare_defaults
@@ -47,6 +47,8 @@ def build_onnx(model: CompressedModel, source_digest: str, *, dense: bool = Fals
             _provide_weight(graph, name, weight)
         provide_rest(graph, rest)
         spare_defaults(skeleton.node)
+        for tensor in skeleton.initializer:
+            shorten_integers(tensor)
     nodes = [*graph.nodes, *skeleton.node]
     del skeleton.input[1:], skeleton.node[:]
     skeleton.node.extend(nodes)

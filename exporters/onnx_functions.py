@@ -117,29 +117,32 @@ _CODES = """
   code = Cast <to = 6> (whole)
   tensor = Gather (palette, code)"""
 
-# A symbol is the base of its class and w low bits. The classes of all rows are in `widths`, w of each, fields of four
-# bits; the base is the sum of 2^w over those before it in its row. `ends` has for each symbol as many ones as its class
-# is from the first of the row, then a zero; symbols beyond those are of the first class. From each of `starts` on, the
-# row is another, `steps` entries of `widths` further. `low` has the low bits of all, the lowest first.
+# A symbol is the base of its class and w low bits. The classes of all rows are in `widths`, w of each; the base is the
+# sum of 2^w over those before it in its row. `ends` has for each symbol as many ones as its class is from the first of
+# the row, then a zero: bit q of byte i is bit q·g + i of g·8; symbols beyond those are of the first class. From each of
+# `starts` on, the row is another, `steps` entries of `widths` further. `low` has the low bits of all, the lowest first.
 _SYMBOLS_TEXT = """DecodeSymbols <number> (ends, widths, low, starts, steps) => (symbols) {
   axis = Constant <value_int = 0> ()
-  more = atmc.Unpack (ends)
+  powers = Constant <value = uint8[8, 1] {1, 2, 4, 8, 16, 32, 64, 128}> ()
+  places = BitwiseAnd (ends, powers)
+  planes = Sign (places)
+  all = Constant <value_ints = [-1]> ()
+  bits = Reshape (planes, all)
+  more = Cast <to = 6> (bits)
   one = Constant <value = int32 {1}> ()
   last = Sub (one, more)
   index = CumSum <exclusive = 1> (last, axis)
   n = Constant <value_ints: ints = @number> ()
   none = ConstantOfShape <value = int32[1] {0}> (n)
-  class = ScatterElements <reduction = "add"> (none, index, more)
   jump = ScatterElements (none, starts, steps)
   row = CumSum (jump, axis)
-  entry = Add (row, class)
-  sizes = atmc.Unpack (widths)
-  width = Gather (sizes, entry)
+  entry = ScatterElements <reduction = "add"> (row, index, more)
+  width = Gather (widths, entry)
   from = CumSum <exclusive = 1> (width, axis)
   eight = Constant <value = int32 {8}> ()
   at = Div (from, eight)
   after = Add (at, one)
-  bit = Mod (from, eight)
+  shift = Mod (from, eight)
   bytes = Cast <to = 6> (low)
   first = Gather (bytes, at)
   second = Gather (bytes, after)
@@ -147,11 +150,11 @@ _SYMBOLS_TEXT = """DecodeSymbols <number> (ends, widths, low, starts, steps) => 
   byte = Pow (two, eight)
   high = Mul (second, byte)
   word = Add (first, high)
-  place = Pow (two, bit)
+  place = Pow (two, shift)
   moved = Div (word, place)
   span = Pow (two, width)
   value = Mod (moved, span)
-  spans = Pow (two, sizes)
+  spans = Pow (two, widths)
   sums = CumSum <exclusive = 1> (spans, axis)
   sum = Gather (sums, entry)
   start = Gather (sums, row)
@@ -190,8 +193,10 @@ _CODEBOOKS_TEXT = """DecodeCodebooks <start, stop> (symbols, far, jumps) => (val
 }"""
 
 # The k entries of a tensor from two runs of symbols, from the a-th and from the c-th on: how many zeros are before
-# each, and which of the values from the e-th on it is. `at` is [a, k, c, e].
+# each, and which of the values from the e-th on it is. `at` is [a, k, c, e], `shape` the tensor's.
 _ENTRIES = """
+  axis = Constant <value_int = 0> ()
+  size = ReduceProd (shape)
   bounds = Constant <value_ints: ints = @at> ()
   a, k, c, e = Split <num_outputs = 4> (bounds)
   b = Add (a, k)
@@ -227,7 +232,7 @@ def _texts() -> dict[str, str]:
     add("DecodePositions", "shape", "positions, each", _START, _POSITIONS, _SCATTER)
     texts["DecodeSymbols"] = _SYMBOLS_TEXT
     texts["DecodeCodebooks"] = _CODEBOOKS_TEXT
-    add("Decode", "at, shape", "symbols, values", _START, _ENTRIES, _SCATTER)
+    add("Decode", "at", "symbols, values, shape", _ENTRIES, _SCATTER.replace("dims", "shape"))
     return texts
 
 

@@ -25,7 +25,7 @@ MOST_CLASSES = 24
 LARGEST = MOST_CLASSES << LARGEST_WIDTH
 """Symbols are below."""
 
-_BITS_OF_ROW, _BITS_OF_CLASS = 64, 4
+_BITS_OF_ROW, _BITS_OF_CLASS = 32, 8
 
 _GRID = np.array([s for s in range(LARGEST) if s % (1 << max(0, s.bit_length() - 6)) == 0])
 
@@ -91,24 +91,14 @@ class Symbols:
     groups: Sequence[tuple[tuple[int, ...], Row]]
 
     @classmethod
-    def of(cls, runs: Sequence[Ints]) -> "Symbols":
-        """Runs that are neighbours in the mean of their symbols share a row where that makes the stream smaller."""
-        counts = [np.bincount(run) for run in runs]
-        order = sorted(range(len(runs)), key=lambda i: (float(runs[i].mean()), i))
-        groups: list[_Group] = [((i,), counts[i], best_row(counts[i])) for i in order]
-        merged = [_merge(*pair) for pair in pairwise(groups)]
-        while merged:
-            gains = [
-                a[2].cost + b[2].cost - both[2].cost for (a, b), both in zip(pairwise(groups), merged, strict=True)
-            ]
-            best = int(np.argmax(gains))
-            if gains[best] <= 0:
-                break
-            groups[best : best + 2] = [merged[best]]
-            near = range(max(0, best - 1), min(best + 1, len(groups) - 1))
-            merged[max(0, best - 1) : best + 2] = [_merge(groups[i], groups[i + 1]) for i in near]
-        rows = [(members, row) for members, _, row in groups]
-        return cls(runs, sorted(rows, key=lambda group: not group[1].coded))
+    def of(cls, runs: Sequence[Ints], others: Sequence[Ints] = ()) -> "Symbols":
+        """Runs that are neighbours in the mean of their symbols share a row where that makes the stream smaller.
+
+        others: runs after these that share rows among themselves only; nothing but fillers is between them
+        """
+        groups = [(False, *group) for group in _rows(runs, 0)] + [(True, *group) for group in _rows(others, len(runs))]
+        groups.sort(key=lambda group: (not group[2].coded, group[0] == group[2].coded))
+        return cls([*runs, *others], [(members, row) for _, members, row in groups])
 
     def _members(self, group: int) -> Ints:
         return np.concatenate([self.runs[i] for i in self.groups[group][0]])
@@ -165,8 +155,8 @@ class Symbols:
         sizes.insert(self._n_coded, np.full(self._fillers, rows[max(0, self._n_coded - 1)][0]))
         ends = [_unary(classes) for classes in self._classes[: self._n_coded]]
         return [
-            pack(np.concatenate([*ends, np.zeros(self._fillers, np.uint8)]), 1),
-            pack(np.concatenate(rows), 4),
+            pack(np.concatenate([*ends, np.zeros(self._fillers, np.uint8)]), 1).reshape(-1),
+            np.concatenate(rows).astype(np.int32),
             _low_bits(np.concatenate(values), np.concatenate(sizes)),
             np.array([firsts[members[0]] for members, _ in self.groups[1:]], np.int32),
             np.array([len(row) for row in rows[:-1]], np.int32),
@@ -174,6 +164,23 @@ class Symbols:
 
 
 _Group = tuple[tuple[int, ...], Ints, Row]
+
+
+def _rows(runs: Sequence[Ints], first: int) -> list[tuple[tuple[int, ...], Row]]:
+    """Indices of runs, counted from `first`, and their row."""
+    counts = [np.bincount(run) for run in runs]
+    order = sorted(range(len(runs)), key=lambda i: (float(runs[i].mean()), i))
+    groups: list[_Group] = [((first + i,), counts[i], best_row(counts[i])) for i in order]
+    merged = [_merge(*pair) for pair in pairwise(groups)]
+    while merged:
+        gains = [a[2].cost + b[2].cost - both[2].cost for (a, b), both in zip(pairwise(groups), merged, strict=True)]
+        best = int(np.argmax(gains))
+        if gains[best] <= 0:
+            break
+        groups[best : best + 2] = [merged[best]]
+        near = range(max(0, best - 1), min(best + 1, len(groups) - 1))
+        merged[max(0, best - 1) : best + 2] = [_merge(groups[i], groups[i + 1]) for i in near]
+    return [(members, row) for members, _, row in groups]
 
 
 def _merge(first: _Group, second: _Group) -> _Group:

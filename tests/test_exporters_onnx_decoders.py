@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from atmc_tool.compressed import SparseTensor
 from exporters.onnx_builder import GraphBuilder, pack
@@ -343,3 +343,26 @@ def test_the_stream_is_near_the_entropy_of_mask_and_codes() -> None:
     n, k = 256 * 576, factor.kept
     mask = -k * np.log2(k / n) - (n - k) * np.log2(1 - k / n)
     assert encoded(TOGETHER, factor).size() <= 1.05 * (mask + 4 * k) / 8 + 64 + 300
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize(
+    ("numbers", "shorter"),
+    [([3, 3, 16, 16], True), ([[1], [2**20]], True), ([2**31 - 1], False), ([-1], False), ([-1, *range(99)], True)],
+)
+def test_integers_take_as_many_bytes_as_they_need(
+    dtype: type[np.signedinteger], numbers: list[int], shorter: bool
+) -> None:
+    """Five bytes for the largest of 32 bits, ten for a negative number; the same numbers in every case."""
+    array = np.array(numbers, dtype)
+    graph = GraphBuilder()
+    name = graph.constant(array)
+    assert graph.constant(array.copy()) == name
+    (tensor,) = graph.initializers
+    plain = numpy_helper.from_array(array, name)
+    assert tensor.ByteSize() <= plain.ByteSize()
+    assert (tensor.ByteSize() < plain.ByteSize()) == (shorter or (dtype == np.int64 and numbers[0] > 0))
+    got = numpy_helper.to_array(tensor)
+    assert (got.dtype, got.shape, got.tobytes()) == (array.dtype, array.shape, array.tobytes())
+    graph.node("Identity", name, name="W")
+    assert run(model_of(graph, "W"), LEVELS[0])[0].tobytes() == array.tobytes()

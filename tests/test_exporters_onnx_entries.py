@@ -113,12 +113,39 @@ def test_other_codebooks_stay_as_they_are(values: str) -> None:
 
 def test_shares_add_up_to_the_stream() -> None:
     """But for whole bytes and framing, so that the choice of decoders weighs what the file has."""
-    for n in (16, 256):
-        factors = [factor_of(halves(n, i), 400, i) for i in range(6)]
+    for n in (4, 16, 256):
+        factors = [factor_of(halves(n, i), 2000, i) for i in range(6)]
+        entries = Entries.of(factors)
+        assert (entries.pairs is not None, entries.jumps is not None) == (n == 4, n == 256)
         graph = GraphBuilder()
-        decode_entries(graph, {f"W{i}": Stored(f, f.shape) for i, f in enumerate(factors)})
-        stored = sum(len(tensor.raw_data) for tensor in graph.initializers)
-        assert abs(stored - sum(Entries.of(factors).shares())) < 40
+        entries.provide(graph)
+        stored = sum(tensor.ByteSize() for tensor in graph.initializers) - 10 * len(graph.initializers)
+        assert abs(stored - sum(entries.shares())) < 80
+
+
+@pytest.mark.parametrize("sizes", [(4,) * 6, (4, 3, 4, 1, 2, 4, 4, 4)])
+@pytest.mark.parametrize("last", [1, 2])
+def test_codes_in_pairs_are_exact(sizes: tuple[int, ...], last: int) -> None:
+    """Of odd and even numbers, and of other numbers of values; one value takes no ones and zeros in the stream."""
+    factors = [factor_of(halves(n, i), 3000 + i, i) for i, n in enumerate(sizes)]
+    factors.append(factor_of(halves(1, 9), last, 9))
+    assert Entries.of(factors).pairs is not None
+    assert_exact(factors)
+
+
+def test_pairs_spare_what_codes_of_few_values_lose() -> None:
+    """Magnitudes of .8 and .2 of either sign: 1.72 bits of entropy, two bits as symbols, in pairs within 3 %."""
+    rng = np.random.default_rng(0)
+    codebook = np.array([-0.5, -0.25, 0.25, 0.5], np.float32)
+    codes = rng.choice(4, 12_000, p=[0.1, 0.4, 0.4, 0.1]).astype(np.uint8)
+    positions = np.sort(rng.choice(60_000, len(codes), replace=False)).astype(np.int64)
+    factor = SparseTensor((300, 200), positions, codebook[codes], codes, codebook)
+    entries = Entries.of([factor])
+    assert entries.pairs is not None
+    entropy = -2 * (0.4 * np.log2(0.4) + 0.1 * np.log2(0.1))
+    assert entries.stream.bits()[1] <= 1.03 * entropy * len(codes)
+    few = SparseTensor((300, 200), positions[:50], codebook[codes[:50]], codes[:50], codebook)
+    assert Entries.of([few]).pairs is None
 
 
 def test_differences_halve_what_codebooks_take() -> None:
