@@ -33,7 +33,7 @@ LEAST, MOST = 16, 4096
 """How often a quarter comes up in a context for 256 times that it is expected, at least and at most."""
 
 FIRST = 16
-"""Entries whose ranks are coded before any is counted; later as many as have been."""
+"""So many ranks are coded before any is counted; later an eighth of those that have been."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Context:
 
     def ratio(self) -> Ints:
         """(5, 4), in 1/256."""
-        found: Ints = (256 * self.seen // self.expected).clip(LEAST, MOST)
+        found: Ints = np.minimum(np.maximum(256 * self.seen // self.expected, LEAST), MOST)
         return found
 
 
@@ -143,35 +143,47 @@ def _code_ranks(
     if size < 2:
         return found
     model = _Ranks(sides, ranks, shape.area > 1)
+    levels = np.zeros((2, size), np.int16)
+    for levels_of_side, count in zip(levels, sides, strict=True):
+        levels_of_side[:count] = 256 * (2 * np.arange(count) + 1) // max(count, 1)
     level = np.zeros(signs.shape, np.int16)
-    crowd = (np.count_nonzero(signs, axis=0) - 1).clip(max=CROWDS - 1) if shape.area > 1 else np.zeros_like(found[0])
-    done = 0
+    crowd = (np.count_nonzero(signs, axis=0) - 1).clip(max=CROWDS - 1)
+    waiting: list[tuple[Ints, Ints]] = []
+    table, counted, done = model.frequencies(), 0, 0
     for position in range(shape.area):
         live = np.flatnonzero(signs[position])
-        side = (signs[position] > 0).astype(np.int64)
-        context = (side * NEARS + _near(level, position, shape)) * CROWDS + crowd
+        side = (signs[position][live] > 0).astype(np.int64)
+        context = side * (NEARS * CROWDS)
+        if shape.area > 1:
+            context += CROWDS * _near(level, position, shape, live) + crowd[live]
         begin = 0
         while begin < len(live):
-            part = live[begin : begin + max(FIRST, done)]
-            true = None if truth is None else truth[position][part]
-            found[position, part] = rank = coder.ranks(context[part], model.frequencies(), true)
-            model.learn(context[part], rank)
-            begin, done = begin + len(part), done + len(part)
-        level[position][live] = 256 * (2 * found[position][live] + 1) // np.array(sides)[side[live]]
+            if done - counted >= max(FIRST, counted >> 3):
+                model.learn(waiting)
+                table, waiting, counted = model.frequencies(), [], done
+            part = slice(begin, min(begin + max(FIRST, done), len(live)))
+            true = None if truth is None else truth[position][live[part]]
+            rank = coder.ranks(context[part], table, true)
+            waiting.append((context[part], rank))
+            found[position][live[part]] = rank
+            level[position][live[part]] = levels[side[part], rank]
+            done += part.stop - begin
+            begin = part.stop
+    model.learn(waiting)
     for counts, count in zip(model.seen, sides, strict=True):
         ranks.learn(counts[:count])
     return found
 
 
-def _near(level: NDArray[np.int16], position: int, shape: Shape) -> Ints:
-    """The class (N,) of the neighbours of a position, by the mean of their levels, which are up to 511; 0 is none."""
-    total, count = np.zeros((2, level.shape[1]), np.int64)
+def _near(level: NDArray[np.int16], position: int, shape: Shape, live: Ints) -> NDArray[np.int16]:
+    """The classes (n,) of the neighbours in the kernels `live`, by the mean of their levels, up to 511; 0 is none."""
+    total, count = np.zeros((2, len(live)), np.int16)
     for neighbour in neighbours(position, shape)[:2]:
         if neighbour is not None:
-            total += level[neighbour]
-            count += level[neighbour] > 0
-    found: Ints = np.where(count > 0, 1 + (total // count.clip(min=1) >> 7), 0)
-    return found
+            own = level[neighbour][live]
+            total += own
+            count += own > 0
+    return ((total >> 6 + count) + 1) * (count > 0)
 
 
 @dataclass
@@ -214,18 +226,20 @@ class _Ranks:
         found[np.arange(len(found)), weight.reshape(-1, size).argmax(axis=1)] += (1 << RANK) - found.sum(axis=1)
         return found
 
-    def learn(self, context: Ints, rank: Ints) -> None:
-        """Count these ranks."""
-        side = context // (NEARS * CROWDS)
-        whole = self._whole()
-        np.add.at(self.seen, (side, rank), 1)
+    def learn(self, decoded: list[tuple[Ints, Ints]]) -> None:
+        """Count these (contexts, ranks)."""
+        if not decoded:
+            return
+        context, rank = (np.concatenate(column) for column in zip(*decoded, strict=True))
+        whole, size = self._whole(), max(self.sides)
+        came = np.bincount(context * size + rank, minlength=2 * NEARS * CROWDS * size).reshape(2, NEARS, CROWDS, size)
+        self.seen += came.sum(axis=(1, 2))
         if not self.by_kernel:
             return
         near, crowd = self.shared.near, self.shared.crowd
-        quarters = np.zeros((2, QUARTERS), np.int64)
-        np.add.at(quarters, (np.arange(2)[:, None], self._quarter), whole)
-        found = np.zeros((2, NEARS, CROWDS, QUARTERS), np.int64)
-        np.add.at(found.reshape(-1, QUARTERS), (context, self._quarter[side, rank]), 1)
+        belongs = (self._quarter[:, :, None] == np.arange(QUARTERS)).astype(np.int64)
+        quarters = np.einsum("sj,sjq->sq", whole, belongs)
+        found = np.einsum("sncj,sjq->sncq", came, belongs)
         times = found.sum(axis=3)
         by_crowd = _shares(quarters[:, None] * crowd.ratio())  # (2, crowds, quarters)
         by_near = _shares(quarters[:, None] * near.ratio())

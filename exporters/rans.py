@@ -28,6 +28,9 @@ PART = 2**16  # symbols that one lane takes at a time
 START = 1 << 16
 """The least state of a lane among several; one that is alone has smaller ones where no words are left."""
 
+MANY = 2**13
+"""Ranks of a run from which on a table of what owns each slot is faster than a search."""
+
 LONGEST_TAIL = 2**18
 """Symbols that the lane of the tail codes at the most."""
 
@@ -181,6 +184,8 @@ class Decoder:
             InputError: the words end too early.
         """
         assert truth is None
+        used = np.bincount(context, minlength=len(frequencies)) > 0
+        frequencies, context = frequencies[used], (np.cumsum(used) - 1)[context]
         frequency = frequencies.reshape(-1).astype(np.uint32)
         first = np.arange(len(frequencies), dtype=np.int64)[:, None] << RANK
         start = (first + np.cumsum(frequencies, axis=1) - frequencies).reshape(-1).astype(np.uint32)
@@ -202,14 +207,14 @@ class Decoder:
     ) -> NDArray[np.int64]:
         """Cells (n,) of `ranks`: which of all the `start`s, each less than the one after or equal, owns the slot."""
         lanes = len(self._states)
+        owner = np.repeat(np.arange(len(frequency), dtype=np.uint16), frequency) if len(row) > MANY else None
         self._left -= len(row)
         cells = np.empty(len(row), np.int64)
         for begin in range(0, len(row), lanes):
             slot = row[begin : begin + lanes]
             x = self._states[: len(slot)]
             slot = slot + (x & _LOW_OF_RANK)
-            cell = np.searchsorted(start, slot, "right")
-            cell -= 1
+            cell = np.searchsorted(start, slot, "right") - 1 if owner is None else owner[slot]
             cells[begin : begin + lanes] = cell
             x >>= np.uint32(RANK)
             x *= frequency[cell]

@@ -332,24 +332,24 @@ def _ranks(coded: Coded, kernel: Any, sides: list[int], signs: Any, ranks: Any, 
     seen = [[0] * s for s in sides]
     shape = [[model.bins[16 * j // s] for j in range(s)] for s in sides]
     prior = [[1 + 1024 * s * b // sum(row) for b in row] for s, row in zip(sides, shape, strict=True)]
-    done = 0
+    done, counted, waiting = 0, 0, []
+    g, ratios = _table(seen, prior, model)
     for position in range(area):
         live = [i for i, known in enumerate(signs) if position in known]
         while live:
             run, live = live[: max(16, done)], live[max(16, done) :]
-            g = []
-            for o, q in zip(seen, prior, strict=True):
-                w = [256 * x + y for x, y in zip(o, q, strict=True)]
-                g.append([1 + 65536 * x // sum(w) for x in w])
-            ratios = [[[model.ratio(which, c, b) for b in range(4)] for c in range(5)] for which in (0, 1)]
-            decoded = []
+            if done - counted >= max(16, counted // 8):
+                _learn(sides, area, waiting, g, ratios, seen, model)
+                g, ratios = _table(seen, prior, model)
+                counted, waiting = done, []
             for symbol, i in enumerate(run):
                 side = int(signs[i][position] > 0)
                 s = sides[side]
-                levels = []
-                for place in _around(kernel, position)[:2]:
-                    if place in ranks[i] and place in signs[i]:
-                        levels.append(256 * (2 * ranks[i][place] + 1) // sides[int(signs[i][place] > 0)])
+                levels = [
+                    256 * (2 * ranks[i][place] + 1) // sides[int(signs[i][place] > 0)]
+                    for place in _around(kernel, position)[:2]
+                    if place in signs[i]
+                ]
                 c = [1 + sum(levels) // len(levels) // 128 if levels else 0, min(len(signs[i]), 5) - 1]
                 if area == 1:
                     c = [0, 0]
@@ -359,19 +359,31 @@ def _ranks(coded: Coded, kernel: Any, sides: list[int], signs: Any, ranks: Any, 
                 f = [1 + x * (2**14 - s) // sum(v) for x in v]
                 f[v.index(max(v))] += 2**14 - sum(f)
                 ranks[i][position] = coded.symbol(symbol, 14, f)
-                decoded.append((side, c, ranks[i][position]))
-            for side, c, j in decoded:
-                s = sides[side]
-                seen[side][j] += 1
-                if area > 1:
-                    for which in (0, 1):
-                        t = [0] * 4
-                        for i, x in enumerate(g[side]):
-                            t[4 * i // s] += x * ratios[1 - which][c[1 - which]][4 * i // s]
-                        for b in range(4):
-                            model.expected[which][c[which]][b] += 65536 * t[b] // sum(t)
-                        model.came[which][c[which]][4 * j // s] += 65536
+                waiting.append((side, c, ranks[i][position]))
             done += len(run)
+    _learn(sides, area, waiting, g, ratios, seen, model)
     for s, row in zip(sides, seen, strict=True):
         for j, count in enumerate(row):
             model.bins[16 * j // s] += count
+
+
+def _table(seen: Any, prior: Any, model: Model) -> Any:
+    g = []
+    for o, q in zip(seen, prior, strict=True):
+        w = [256 * x + y for x, y in zip(o, q, strict=True)]
+        g.append([1 + 65536 * x // sum(w) for x in w])
+    return g, [[[model.ratio(which, c, b) for b in range(4)] for c in range(5)] for which in (0, 1)]
+
+
+def _learn(sides: list[int], area: int, decoded: Any, g: Any, ratios: Any, seen: Any, model: Model) -> None:
+    for side, c, j in decoded:
+        s = sides[side]
+        seen[side][j] += 1
+        if area > 1:
+            for which in (0, 1):
+                t = [0] * 4
+                for i, x in enumerate(g[side]):
+                    t[4 * i // s] += x * ratios[1 - which][c[1 - which]][4 * i // s]
+                for b in range(4):
+                    model.expected[which][c[which]][b] += 65536 * t[b] // sum(t)
+                model.came[which][c[which]][4 * j // s] += 65536

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from slow_decoder import Coded
 
 from atmc_tool.errors import InputError
-from exporters.rans import RANK, Bits, Decoder, Encoder, Ranks
+from exporters.rans import LONGEST_TAIL, RANK, Bits, Decoder, Encoder, Ranks
 
 LANES = [1, 2, 8, 32, 64]
 
@@ -98,3 +98,29 @@ def read_blindly(symbols: Symbols, decoder: Decoder) -> None:
 def test_a_state_below_its_range_is_refused() -> None:
     with pytest.raises(InputError, match="below 65536"):
         Decoder(np.array([1, 0, 0, 7], np.uint16), 2)
+
+
+def test_a_tail_of_hardly_any_information_leaves_the_states_empty() -> None:
+    """The last symbols would fill the words of 32 lanes only after too many of them."""
+    lanes, n = 32, LONGEST_TAIL + 5000
+    encoder = Encoder()
+    encoder.bits(np.full(n, 65535, np.uint16), np.ones(n, np.bool_))
+    before, words = encoder.words(lanes)
+    assert before == n
+    decoder = Decoder(words, lanes, before)
+    assert decoder.bits(np.full(n, 65535, np.uint16)).all()
+    decoder.finish()
+
+
+def test_a_tail_that_is_too_long_is_refused_before_it_is_decoded() -> None:
+    words = np.array([1, 0] * 32, np.uint16)
+    with pytest.raises(InputError, match="tail of the coded stream is too long"):
+        Decoder(words, 32, 0).bits(np.full(LONGEST_TAIL + 1, 1, np.uint16))
+
+
+def test_lanes_that_never_come_to_the_tail_are_refused() -> None:
+    symbols = Symbols(np.random.default_rng(2), [400, 300])
+    before, words = symbols.encoder().words(8)
+    for wrong in (before + 1, before - 1, 2**28 - 1, 0):
+        with pytest.raises((InputError, AssertionError)):
+            symbols.read(Decoder(words, 8, wrong))
