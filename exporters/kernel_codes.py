@@ -125,21 +125,25 @@ def code_codes(
     else:
         signs = filled.astype(np.int8) * np.int8(-1 if negative else 1)
     positive = signs[place, kernel] > 0
-    true: Ints | None = None
+    true: NDArray[np.int16] | None = None
     if truth is not None:
-        true = np.zeros(filled.shape, np.int64)
-        true[place, kernel] = np.where(
-            positive, truth.astype(np.int64) - negative, negative - 1 - truth.astype(np.int64)
-        )
+        true = np.zeros(filled.shape, np.int16)
+        code = truth.astype(np.int16)
+        true[place, kernel] = np.where(positive, code - negative, negative - 1 - code)
     rank = _code_ranks(coder, shape, sides, ranks, signs, true)[place, kernel]
     return np.where(positive, negative + rank, negative - 1 - rank).astype(np.uint8)
 
 
 def _code_ranks(
-    coder: Mixer, shape: Shape, sides: tuple[int, int], ranks: RankModel, signs: NDArray[np.int8], truth: Ints | None
-) -> Ints:
+    coder: Mixer,
+    shape: Shape,
+    sides: tuple[int, int],
+    ranks: RankModel,
+    signs: NDArray[np.int8],
+    truth: NDArray[np.int16] | None,
+) -> NDArray[np.int16]:
     """The ranks (area, N) of entries with these signs, position by position, each run with what those before taught."""
-    size, found = max(sides), np.zeros(signs.shape, np.int64)
+    size, found = max(sides), np.zeros(signs.shape, np.int16)
     if size < 2:
         return found
     model = _Ranks(sides, ranks, shape.area > 1)
@@ -162,7 +166,7 @@ def _code_ranks(
                 model.learn(waiting)
                 table, waiting, counted = model.frequencies(), [], done
             part = slice(begin, min(begin + max(FIRST, done), len(live)))
-            true = None if truth is None else truth[position][live[part]]
+            true = None if truth is None else truth[position][live[part]].astype(np.int64)
             rank = coder.ranks(context[part], table, true)
             waiting.append((context[part], rank))
             found[position][live[part]] = rank
