@@ -1,12 +1,12 @@
 """Which codes the entries of a factor have: signs from the neighbours in the kernel, then ranks. FORMAT.md, 3.6.
 
 The rank of a code is its place among the values of its sign, from zero outwards. Signs of a ResNet-20 cost 0.76 bit
-each at 20 % kept and 0.83 at 5 %, for its kernels are smooth. Ranks cost what their frequencies say and little more:
-these are counted in what is already decoded.
+each at 20 % kept and 0.83 at 5 %, for its kernels are smooth. The frequencies of ranks are counted in what is
+already decoded, and so is how they differ beside large neighbours and in full kernels: 4 % of their bytes at 20 % kept
+and 4 values.
 """
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,49 @@ from exporters.odds import Ints
 from exporters.rans import RANK, Bits
 
 BINS = 16
-TILT = 51
-"""How the frequency of large values grows with the entries of the kernel; measured, the same for every file."""
 
 CROWDS = 5
 """Kernels with 1, 2, 3, 4, and more entries."""
 
+NEARS = 5
+"""No neighbour, and neighbours whose ranks are in the first to the last quarter of their range."""
+
+QUARTERS = 4
+UNIT = 1 << 16
+"""What counts as one entry where parts of entries are counted."""
+
+LEAST, MOST = 16, 4096
+"""How often a quarter comes up in a context for 256 times that it is expected, at least and at most."""
+
+FIRST = 16
+"""So many ranks are coded before any is counted; later an eighth of those that have been."""
+
 
 @dataclass
-class RankShape:
-    """How often ranks in each sixteenth of their range came up in the factors so far, int64 (16,)."""
+class Context:
+    """How often the ranks of each quarter came up in each class of entries, and how often they were expected."""
+
+    seen: Ints = field(default_factory=lambda: np.full((5, QUARTERS), 20 * UNIT))
+    expected: Ints = field(default_factory=lambda: np.full((5, QUARTERS), 20 * UNIT))
+
+    def ratio(self) -> Ints:
+        """(5, 4), in 1/256."""
+        found: Ints = np.minimum(np.maximum(256 * self.seen // self.expected, LEAST), MOST)
+        return found
+
+
+@dataclass
+class RankModel:
+    """What the factors so far have taught about ranks.
+
+    counts: how often ranks in each sixteenth of their range came up, int64 (16,)
+    near:   by the ranks above and to the left
+    crowd:  by the number of entries in the kernel
+    """
 
     counts: Ints = field(default_factory=lambda: np.full(BINS, 8))
+    near: Context = field(default_factory=Context)
+    crowd: Context = field(default_factory=Context)
 
     def prior(self, size: int) -> Ints:
         """Weights of the ranks below `size`; about 4 · size · 256 in all."""
@@ -77,7 +108,7 @@ def code_codes(
     shape: Shape,
     kernels: Kernels,
     sides: tuple[int, int],
-    ranks: RankShape,
+    ranks: RankModel,
     truth: NDArray[np.uint8] | None,
 ) -> NDArray[np.uint8]:
     """Write the codes of all entries in row-major order, or read them where `truth` is None.
@@ -87,56 +118,144 @@ def code_codes(
         ranks: learns from this factor.
     """
     kernel, place = kernels.entries()
-    negative = sides[0]
+    negative, filled = sides[0], kernels.filled
     if all(sides):
-        signs = None if truth is None else signs_of(kernels, truth < negative)
-        side = (code_signs(coder, shape, kernels.filled, signs)[place, kernel] > 0).astype(np.int64)
+        truths = None if truth is None else signs_of(kernels, truth < negative)
+        signs = code_signs(coder, shape, filled, truths)
     else:
-        side = np.full(len(kernel), int(not negative))
-    crowd = (np.count_nonzero(kernels.filled, axis=0) - 1).clip(max=CROWDS - 1)[kernel]
-    true: Ints | None = None
+        signs = filled.astype(np.int8) * np.int8(-1 if negative else 1)
+    positive = signs[place, kernel] > 0
+    true: NDArray[np.int16] | None = None
     if truth is not None:
-        code = truth.astype(np.int64)
-        true = np.where(side, code - negative, negative - 1 - code)
-    rank = _code_ranks(coder, sides, ranks, side, crowd, true)
-    return np.where(side, negative + rank, negative - 1 - rank).astype(np.uint8)
+        true = np.zeros(filled.shape, np.int16)
+        code = truth.astype(np.int16)
+        true[place, kernel] = np.where(positive, code - negative, negative - 1 - code)
+    rank = _code_ranks(coder, shape, sides, ranks, signs, true)[place, kernel]
+    return np.where(positive, negative + rank, negative - 1 - rank).astype(np.uint8)
 
 
 def _code_ranks(
-    coder: Mixer, sides: tuple[int, int], ranks: RankShape, side: Ints, crowd: Ints, truth: Ints | None
-) -> Ints:
-    """The ranks of entries with these sides and crowds, in five batches, each with what the ones before have taught."""
-    size, n = max(sides), len(side)
+    coder: Mixer,
+    shape: Shape,
+    sides: tuple[int, int],
+    ranks: RankModel,
+    signs: NDArray[np.int8],
+    truth: NDArray[np.int16] | None,
+) -> NDArray[np.int16]:
+    """The ranks (area, N) of entries with these signs, position by position, each run with what those before taught."""
+    size, found = max(sides), np.zeros(signs.shape, np.int16)
     if size < 2:
-        return np.zeros(n, np.int64)
-    found = np.zeros(n, np.int64)
-    seen = np.zeros((2, size), np.int64)
-    prior = [ranks.prior(count) for count in sides]
-    bounds = [0, n >> 4, n >> 3, n >> 2, n >> 1, n]
-    for begin, end in pairwise(bounds):
-        if begin < end:
-            rows = [_frequencies(counts[: len(p)], p, size) for counts, p in zip(seen, prior, strict=True)]
-            part = slice(begin, end)
-            context = side[part] * CROWDS + crowd[part]
-            true = None if truth is None else truth[part]
-            found[part] = coder.ranks(context, np.concatenate(rows), true)
-            seen += np.bincount(side[part] * size + found[part], minlength=2 * size).reshape(2, size)
-    for counts, count in zip(seen, sides, strict=True):
+        return found
+    model = _Ranks(sides, ranks, shape.area > 1)
+    levels = np.zeros((2, size), np.int16)
+    for levels_of_side, count in zip(levels, sides, strict=True):
+        levels_of_side[:count] = 256 * (2 * np.arange(count) + 1) // max(count, 1)
+    level = np.zeros(signs.shape, np.int16)
+    crowd = (np.count_nonzero(signs, axis=0) - 1).clip(max=CROWDS - 1)
+    waiting: list[tuple[Ints, Ints]] = []
+    table, counted, done = model.frequencies(), 0, 0
+    for position in range(shape.area):
+        live = np.flatnonzero(signs[position])
+        side = (signs[position][live] > 0).astype(np.int64)
+        context = side * (NEARS * CROWDS)
+        if shape.area > 1:
+            context += CROWDS * _near(level, position, shape, live) + crowd[live]
+        begin = 0
+        while begin < len(live):
+            if done - counted >= max(FIRST, counted >> 3):
+                model.learn(waiting)
+                table, waiting, counted = model.frequencies(), [], done
+            part = slice(begin, min(begin + max(FIRST, done), len(live)))
+            true = None if truth is None else truth[position][live[part]].astype(np.int64)
+            rank = coder.ranks(context[part], table, true)
+            waiting.append((context[part], rank))
+            found[position][live[part]] = rank
+            level[position][live[part]] = levels[side[part], rank]
+            done += part.stop - begin
+            begin = part.stop
+    model.learn(waiting)
+    for counts, count in zip(model.seen, sides, strict=True):
         ranks.learn(counts[:count])
     return found
 
 
-def _frequencies(seen: Ints, prior: Ints, size: int) -> Ints:
-    """Frequencies of the ranks of one side for each crowd, (5, size), each row adding up to 2^14."""
-    count = len(seen)
-    if not count:  # no entry has this side
-        return np.tile(np.eye(1, size, dtype=np.int64) << RANK, (CROWDS, 1))
-    rank = np.arange(count)
-    tilt = 512 + TILT * np.arange(CROWDS)[:, None] * (2 * rank + 1 - count) // count
-    weight = (256 * seen + prior) * tilt
-    found = np.zeros((CROWDS, size), np.int64)
-    found[:, :count] = 1 + weight * ((1 << RANK) - count) // weight.sum(axis=1, keepdims=True)
-    found[np.arange(CROWDS), weight.argmax(axis=1)] += (1 << RANK) - found.sum(axis=1)
+def _near(level: NDArray[np.int16], position: int, shape: Shape, live: Ints) -> NDArray[np.int16]:
+    """The classes (n,) of the neighbours in the kernels `live`, by the mean of their levels, up to 511; 0 is none."""
+    total, count = np.zeros((2, len(live)), np.int16)
+    for neighbour in neighbours(position, shape)[:2]:
+        if neighbour is not None:
+            own = level[neighbour][live]
+            total += own
+            count += own > 0
+    return ((total >> 6 + count) + 1) * (count > 0)
+
+
+@dataclass
+class _Ranks:
+    """Frequencies of the ranks of a factor; `by_kernel`: whether they depend on what else is in the kernel."""
+
+    sides: tuple[int, int]
+    shared: RankModel
+    by_kernel: bool
+    seen: Ints = field(init=False)
+    _prior: Ints = field(init=False)
+    _quarter: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = max(self.sides)
+        self.seen = np.zeros((2, size), np.int64)
+        self._prior = np.zeros((2, size), np.int64)
+        self._quarter = np.zeros((2, size), np.int64)
+        for i, count in enumerate(self.sides):
+            self._prior[i, :count] = self.shared.prior(count)
+            self._quarter[i, :count] = np.arange(count) * QUARTERS // max(count, 1)
+
+    def _whole(self) -> Ints:
+        """Weights of the ranks of both sides whatever the context, (2, size), each row adding up to about 2^16."""
+        weight = 256 * self.seen + self._prior
+        found: Ints = (1 + (weight << 16) // weight.sum(axis=1, keepdims=True).clip(min=1)) * (self._prior > 0)
+        return found
+
+    def frequencies(self) -> Ints:
+        """Those of each context, (50, size), each row adding up to 2^14."""
+        size = max(self.sides)
+        weight = np.broadcast_to(self._whole()[:, None, None], (2, NEARS, CROWDS, size))
+        if self.by_kernel:
+            near = self.shared.near.ratio()[:, self._quarter].swapaxes(0, 1)
+            crowd = self.shared.crowd.ratio()[:, self._quarter].swapaxes(0, 1)
+            weight = weight * near[:, :, None] * crowd[:, None]
+        count = np.array(self.sides)[:, None, None, None]
+        total = weight.sum(axis=3, keepdims=True).clip(min=1)
+        found: Ints = ((weight > 0) + weight * ((1 << RANK) - count) // total).reshape(-1, size)
+        found[np.arange(len(found)), weight.reshape(-1, size).argmax(axis=1)] += (1 << RANK) - found.sum(axis=1)
+        return found
+
+    def learn(self, decoded: list[tuple[Ints, Ints]]) -> None:
+        """Count these (contexts, ranks)."""
+        if not decoded:
+            return
+        context, rank = (np.concatenate(column) for column in zip(*decoded, strict=True))
+        whole, size = self._whole(), max(self.sides)
+        came = np.bincount(context * size + rank, minlength=2 * NEARS * CROWDS * size).reshape(2, NEARS, CROWDS, size)
+        self.seen += came.sum(axis=(1, 2))
+        if not self.by_kernel:
+            return
+        near, crowd = self.shared.near, self.shared.crowd
+        belongs = (self._quarter[:, :, None] == np.arange(QUARTERS)).astype(np.int64)
+        quarters = np.einsum("sj,sjq->sq", whole, belongs)
+        found = np.einsum("sncj,sjq->sncq", came, belongs)
+        times = found.sum(axis=3)
+        by_crowd = _shares(quarters[:, None] * crowd.ratio())  # (2, crowds, quarters)
+        by_near = _shares(quarters[:, None] * near.ratio())
+        near.expected += np.einsum("snc,scq->nq", times, by_crowd)
+        crowd.expected += np.einsum("snc,snq->cq", times, by_near)
+        near.seen += UNIT * found.sum(axis=(0, 2))
+        crowd.seen += UNIT * found.sum(axis=(0, 1))
+
+
+def _shares(weights: Ints) -> Ints:
+    """Each row as parts of 2^16."""
+    found: Ints = UNIT * weights // weights.sum(axis=-1, keepdims=True).clip(min=1)
     return found
 
 

@@ -7,12 +7,12 @@ done when its last entry is found.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atmc_tool.errors import InputError
+from exporters.extents import Extent
 from exporters.kernels import Kernels, Shape
 from exporters.mixing import Fit, Mixer
 from exporters.odds import Ints, log
@@ -27,21 +27,6 @@ BAND = 2**20
 
 DOUBT = 512
 """Entries, in 1/256, that a row or a column is taken to have beside those it has, and to be expected to have."""
-
-
-class Extent(NamedTuple):
-    """How many rows, columns and kernels of a factor hold an entry."""
-
-    rows: int
-    columns: int
-    kernels: int
-
-
-def extent(truth: Kernels, shape: Shape) -> Extent:
-    """That of the kernels `truth`."""
-    rows, columns = np.divmod(truth.at, shape.columns)
-    held = [int(np.count_nonzero(np.bincount(line))) for line in (rows, columns)]
-    return Extent(held[0], held[1], len(truth.at))
 
 
 def code_kernels(coder: Mixer | Fit, shape: Shape, kept: int, held: Extent, truth: Kernels | None) -> Kernels:

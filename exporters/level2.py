@@ -18,15 +18,13 @@ from exporters import entropy
 from exporters.bit_fields import FieldReader, FieldWriter
 from exporters.codebook_fields import get_codebook, put_codebook
 from exporters.entropy import FactorHeader
-from exporters.kernel_codes import RankShape, code_codes, code_signs, signs_of
-from exporters.kernel_masks import Extent, code_kernels, extent, most_symbols
+from exporters.extents import SPARSEST, Extent, extent, get_extent, is_extent, put_extent
+from exporters.kernel_codes import RankModel, code_codes, code_signs, signs_of
+from exporters.kernel_masks import code_kernels, most_symbols
 from exporters.kernels import Kernels, Shape
 from exporters.mixing import DEFAULT_WEIGHTS, LIGHTEST, Fit, Kind, Mixer
 from exporters.rans import Decoder, Encoder
 from exporters.strict_json import brief
-
-SPARSEST = 1024
-"""A factor may have so many rows, columns and kernels for each entry: else a small file could ask for any work."""
 
 MOST_SYMBOLS = 2**27
 """Symbols of all factors together that a reader decodes."""
@@ -36,6 +34,9 @@ MOST_SYMBOLS_OF_A_LANE = 2**22
 MOST_LANES = 2048
 FEW_SYMBOLS = 150_000
 """Symbols that one lane decodes in a fifth of a second."""
+
+BYTES_OF_A_LANE = 400
+"""So many at least, where there are many symbols and so more than one lane: each costs about one byte."""
 
 NEARLY_FULL = 0.9
 """Share of entries from which on columns are looked at one by one."""
@@ -61,7 +62,7 @@ class _Kept:
     @property
     def modelled(self) -> bool:
         """Whether level 2 may code it."""
-        return _work(self.shape, self.held.rows, self.held.columns) <= SPARSEST * self.header.kept
+        return self.held.work(self.shape) <= SPARSEST * self.header.kept
 
 
 def encode(
@@ -87,10 +88,11 @@ def encode(
         modelled = [factor for factor in modelled if factor.index not in better]
         encoder, _ = _run(modelled, weights)
     lanes = _lanes(encoder)
+    before, words = encoder.words(lanes)
     extents = {factor.index: (factor.shape, factor.held) for factor in modelled}
-    coded = _fields(lanes, weights, halves, list(zip(factors, headers, strict=True)), extents)
+    coded = _fields((lanes, before), weights, halves, list(zip(factors, headers, strict=True)), extents)
     if modelled:
-        coded += encoder.words(lanes).astype("<u2").tobytes()
+        coded += words.astype("<u2").tobytes()
     plain = [factor.factor for factor in kept if factor.index not in extents]
     level1 = entropy.encode_factors(plain)
     values = np.concatenate([np.zeros(0, np.float32), *(f.values for f in factors if f.codebook is None)])
@@ -101,10 +103,10 @@ def _kept(index: int, factor: SparseTensor, header: FactorHeader) -> _Kept:
     """By kernels; or column by column where some columns inside kernels are empty and the others nearly full."""
     shape = shape_of(header, single=True)
     kernels = Kernels.of(factor.positions, shape)
-    held = extent(kernels, shape)
+    held = extent(kernels, shape, factor.kept)
     if shape != (whole := shape_of(header, single=False)):
         by_kernels = Kernels.of(factor.positions, whole)
-        around = extent(by_kernels, whole)
+        around = extent(by_kernels, whole, factor.kept)
         room = held.rows * held.columns
         if factor.kept < NEARLY_FULL * room or room > NEARLY_FULL * around.rows * around.columns * whole.area:
             return _Kept(index, header, factor, whole, by_kernels, around)
@@ -115,11 +117,6 @@ def shape_of(header: FactorHeader, *, single: bool) -> Shape:
     """The kernels of a factor; or, where `single`, its columns as kernels of one position."""
     height, width = (1, 1) if single else header.kernel
     return Shape(header.shape[0], header.shape[1] // (height * width), height, width)
-
-
-def _work(shape: Shape, rows: int, columns: int) -> int:
-    """About how many bits code a factor that has entries in so many rows and columns, beside those of its entries."""
-    return shape.rows + shape.columns + rows * columns
 
 
 def _most_symbols(header: FactorHeader, shape: Shape, held: Extent) -> int:
@@ -146,7 +143,7 @@ def _fit(factors: Sequence[_Kept]) -> dict[Kind, tuple[int, ...]]:
 
 def _run(factors: Sequence[_Kept], weights: Mapping[Kind, tuple[int, ...]]) -> tuple[Encoder, list[float]]:
     """(an encoder that was given every factor, the bytes of each)."""
-    encoder, ranks, ends = Encoder(), RankShape(), [0]
+    encoder, ranks, ends = Encoder(), RankModel(), [0]
     mixer = Mixer(encoder, {**DEFAULT_WEIGHTS, **weights})
     for kept in factors:
         shape, factor = kept.shape, kept.factor
@@ -168,26 +165,30 @@ def _level1_gain(factor: SparseTensor, cost: float) -> float:
 
 
 def _lanes(encoder: Encoder) -> int:
-    """Few enough to cost about one per cent, enough to be quick."""
+    """Few enough to cost a quarter of a per cent, enough to be quick."""
     if encoder.symbols() <= FEW_SYMBOLS:
         return 1
-    share = max(1, int(encoder.cost() / 300))
+    share = max(1, int(encoder.cost() / BYTES_OF_A_LANE))
     return min(max(32, 1 << share.bit_length() - 1), MOST_LANES)
 
 
 def _fields(
-    lanes: int,
+    lanes: tuple[int, int],
     weights: Mapping[Kind, tuple[int, ...]],
     halves: Sequence[bool],
     factors: Sequence[tuple[SparseTensor, FactorHeader]],
     extents: Mapping[int, tuple[Shape, Extent]],
 ) -> bytes:
-    """The beginning of `coded`; `extents` has those of the modelled factors, by their number."""
+    """The beginning of `coded`; `lanes`, and symbols before the tail; `extents` of the modelled factors, by number."""
     fields = FieldWriter()
-    fields.put(lanes.bit_length() - 1, 4)
+    fields.put(lanes[0].bit_length() - 1, 4)
+    if lanes[0] > 1:
+        fields.put(lanes[1], MOST_SYMBOLS.bit_length())
     for kind in DEFAULT_WEIGHTS:
         fields.put(kind in weights, 1)
         if kind in weights:
+            fields.put(any(weights[kind]), 1)
+        if any(weights.get(kind, ())):
             fields.put_all(np.array(weights[kind]) - LIGHTEST, 8)
     fields.put_all(np.array(halves, np.int64), 1)
     for i, (factor, header) in enumerate(factors):
@@ -196,24 +197,11 @@ def _fields(
         if factor.kept:
             fields.put(i not in extents, 1)
         if i in extents:
-            _put_extent(fields, header, *extents[i])
+            shape, held = extents[i]
+            if header.kernel != (1, 1):
+                fields.put(shape.area == 1, 1)
+            put_extent(fields, held, shape, header.kept)
     return fields.to_bytes()
-
-
-def _put_extent(fields: FieldWriter, header: FactorHeader, shape: Shape, held: Extent) -> None:
-    """Each number less the least that it can be, in as many bits as the largest that it can be needs."""
-    kept = header.kept
-    if header.kernel != (1, 1):
-        fields.put(shape.area == 1, 1)
-    fields.put(held.rows - 1, (min(shape.rows, kept) - 1).bit_length())
-    fields.put(held.columns - 1, (min(shape.columns, kept) - 1).bit_length())
-    least, most = _kernel_range(shape, kept, held.rows, held.columns)
-    fields.put(held.kernels - least, (most - least).bit_length())
-
-
-def _kernel_range(shape: Shape, kept: int, rows: int, columns: int) -> tuple[int, int]:
-    """The least and the most kernels that `kept` entries can lie in, where they lie in so many rows and columns."""
-    return max(rows, columns, -(-kept // shape.area)), min(rows * columns, kept)
 
 
 class Share(NamedTuple):
@@ -240,23 +228,26 @@ def decode(contents: Mapping[str, bytes], headers: Sequence[FactorHeader], singl
     """
     fields = FieldReader(contents["coded"])
     lanes = 1 << fields.get(4)
+    before = fields.get(MOST_SYMBOLS.bit_length()) if lanes > 1 else 0
     weights = dict(DEFAULT_WEIGHTS)
     for kind, default in DEFAULT_WEIGHTS.items():
         if fields.get(1):
-            weights[kind] = tuple((fields.get_all(len(default), 8) + LIGHTEST).tolist())
+            weights[kind] = (0,) * len(default)
+            if fields.get(1):
+                weights[kind] = tuple((fields.get_all(len(default), 8) + LIGHTEST).tolist())
     decoded = Decoded((fields.get_all(singles, 1) > 0).tolist())
     codebooks, places, ends = [], [], [fields.at]
     for header in headers:
         codebooks.append(get_codebook(fields, header.codebook_size, header.name) if header.codebook_size else None)
-        places.append(_get_extent(fields, header) if header.kept and not fields.get(1) else None)
+        places.append(_get_place(fields, header) if header.kept and not fields.get(1) else None)
         ends.append(fields.at)
     symbols = sum(_most_symbols(h, *place) for h, place in zip(headers, places, strict=True) if place)
     if symbols > (most := MOST_SYMBOLS_OF_A_LANE if lanes == 1 else MOST_SYMBOLS):
         raise InputError("the coded stream holds too many symbols", expected=f"at most {most}", got=symbols)
-    decoder = _decoder(contents["coded"][fields.end() :], lanes, any(places))
+    decoder = _decoder(contents["coded"][fields.end() :], (lanes, before), any(places))
     plain = _Plain.of(contents, [header for header, place in zip(headers, places, strict=True) if place is None])
     values = entropy.split(entropy.decode_floats(contents["values"]), [h.kept for h in headers if not h.codebook_size])
-    mixer, ranks = Mixer(decoder, weights), RankShape()
+    mixer, ranks = Mixer(decoder, weights), RankModel()
     for header, codebook, place, (begin, end) in zip(headers, codebooks, places, pairwise(ends), strict=True):
         words = decoder.at
         try:
@@ -275,41 +266,26 @@ def decode(contents: Mapping[str, bytes], headers: Sequence[FactorHeader], singl
     return decoded
 
 
-def _decoder(content: bytes, lanes: int, used: bool) -> Decoder:
-    """Of the words, which are there only where a factor is modelled."""
+def _decoder(content: bytes, lanes: tuple[int, int], used: bool) -> Decoder:
+    """Of the words, which are there only where a factor is modelled; `lanes`, and symbols before the tail."""
     if not used:
         if content:
             raise InputError("bytes follow the fields of the coded stream, which codes nothing")
-        return Decoder(np.tile(np.array([1, 0], np.uint16), lanes), lanes)
+        return Decoder(np.zeros(2, np.uint16), 1)
     if len(content) % 2:
         raise InputError("the coded stream does not end with a whole word")
-    return Decoder(np.frombuffer(content, "<u2").astype(np.uint16), lanes)
+    return Decoder(np.frombuffer(content, "<u2").astype(np.uint16), *lanes)
 
 
-def _get_extent(fields: FieldReader, header: FactorHeader) -> tuple[Shape, Extent]:
-    """The kernels and the extent of a factor that is modelled: one that its entries can have.
-
-    Raises:
-        InputError: they can't.
-    """
-    kept = header.kept
+def _get_place(fields: FieldReader, header: FactorHeader) -> tuple[Shape, Extent]:
+    """The kernels and the extent of a factor that is modelled."""
     shape = shape_of(header, single=header.kernel == (1, 1) or fields.get(1) > 0)
-    rows = 1 + fields.get((min(shape.rows, kept) - 1).bit_length())
-    columns = 1 + fields.get((min(shape.columns, kept) - 1).bit_length())
-    least, most = _kernel_range(shape, kept, rows, columns)
-    kernels = least + fields.get(max(0, most - least).bit_length())
-    if rows > shape.rows or columns > shape.columns or kernels > most:
-        what = f"factor {brief(header.name)} can't have {kept} entries in {kernels} kernels"
-        raise InputError(f"{what} of {rows} rows and {columns} columns")
-    if (work := _work(shape, rows, columns)) > SPARSEST * kept:
-        what = f"factor {brief(header.name)} has too few entries to be coded by kernels"
-        raise InputError(what, expected=f"at most {SPARSEST * kept} rows, columns and kernels", got=work)
-    return shape, Extent(rows, columns, kernels)
+    return shape, get_extent(fields, shape, header.kept, brief(header.name))
 
 
 def _modelled(
     mixer: Mixer,
-    ranks: RankShape,
+    ranks: RankModel,
     header: FactorHeader,
     shape: Shape,
     held: Extent,
@@ -317,7 +293,7 @@ def _modelled(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """(positions, codes) of a factor; the codes are empty where it has no codebook."""
     kernels = code_kernels(mixer, shape, header.kept, held, None)
-    if extent(kernels, shape) != held:
+    if not is_extent(held, kernels, shape):
         raise InputError("a row or a column that is said to hold entries holds none")
     kernel, place = kernels.entries()
     positions = kernels.at[kernel] * shape.area + place

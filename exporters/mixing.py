@@ -107,15 +107,18 @@ class Fit:
         self.runs.setdefault(kind, []).append(run)
 
     def weights(self) -> dict[Kind, tuple[int, ...]]:
-        """For each kind that pays for the bytes of its weights: they."""
+        """For each kind that pays for the bits of its weights, 1 if all are 0: they."""
         found = {}
         for kind, runs in self.runs.items():
             base, features, times, ones = (np.concatenate(column) for column in zip(*runs, strict=True))
             bits = _Bits(base / 256, features / 256, times, ones)
             weights = np.round(32 * bits.best()).clip(LIGHTEST, HEAVIEST)
             default = np.array(DEFAULT_WEIGHTS[kind])
-            if bits.nats(weights / 32) + 8 * np.log(2) * len(weights) < bits.nats(default / 32):
+            costs = bits.nats(default / 32), bits.nats(0 * default) + np.log(2)
+            if bits.nats(weights / 32) + 8 * np.log(2) * len(weights) < min(costs):
                 found[kind] = tuple(int(weight) for weight in weights)
+            elif costs[1] < costs[0]:
+                found[kind] = (0,) * len(weights)
         return found
 
 

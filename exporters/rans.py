@@ -5,10 +5,14 @@ Each of the lanes holds an integer, its state, 2^16 ≤ x < 2^32. A symbol that 
 gives its low 16 bits away as a word. Symbols come in runs; symbol i of a run goes to lane i mod lanes. A decoder takes
 the symbols back in the opposite order, so the encoder goes through everything backwards. FORMAT.md, section 3.3.
 
+A lane's state has to start somewhere, which would waste two bytes. So the last symbols, the tail, are coded by a lane
+of their own, and the states of the others start with its words in their low bits. The lane of the tail starts at 0.
+
 `Encoder` and `Decoder` are the two kinds of `Coder`, so that a model of the symbols is written once for both ways: the
 encoder is told the truth and gives it back, the decoder is told None.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +26,13 @@ BIT, RANK = 16, 14
 
 PART = 2**16  # symbols that one lane takes at a time
 START = 1 << 16
-"""Every state before the first symbol is encoded, and after the last one is decoded."""
+"""The least state of a lane among several; one that is alone has smaller ones where no words are left."""
+
+MANY = 2**13
+"""Ranks of a run from which on a table of what owns each slot is faster than a search."""
+
+LONGEST_TAIL = 2**18
+"""Symbols that the lane of the tail codes at the most."""
 
 Bits = NDArray[np.bool_]
 Ranks = NDArray[np.int64]
@@ -70,48 +80,71 @@ class Encoder:
         """How many symbols there are."""
         return sum(len(start) for start, _, _ in self.runs)
 
-    def words(self, lanes: int) -> Words:
-        """The final states, each as its high and its low word, then the words in the order in which they are read."""
+    def words(self, lanes: int) -> tuple[int, Words]:
+        """(symbols before the tail, words): each lane's state, high word first, then the words in reading order.
+
+        One lane alone codes only a tail.
+        """
         if lanes == 1:
-            return self._words_of_one_lane()
-        states, parts = np.full(lanes, START, np.uint32), [np.zeros(0, np.uint16)]
+            _, words = self._tail(None)
+            return 0, words
+        tail, payload = self._tail(lanes)
+        before = self.symbols() - tail
+        states, parts = START + payload.astype(np.uint32), [np.zeros(0, np.uint16)]
         for starts, frequencies, m in reversed(self.runs):
-            for begin in range((len(starts) - 1) // lanes * lanes, -1, -lanes):
-                frequency = frequencies[begin : begin + lanes]
+            n, tail = max(0, len(starts) - tail), max(0, tail - len(starts))
+            for begin in range((n - 1) // lanes * lanes, -1, -lanes):
+                frequency = frequencies[begin : min(begin + lanes, n)]
                 x = states[: len(frequency)]
                 full = np.flatnonzero(x >> np.uint32(32 - m) >= frequency)
                 parts.append(x[full].astype(np.uint16))
                 x[full] >>= np.uint32(16)
                 quotient = x // frequency
-                x += (quotient << np.uint32(m)) - quotient * frequency + starts[begin : begin + lanes]
+                x += (quotient << np.uint32(m)) - quotient * frequency + starts[begin : begin + len(frequency)]
         ends = np.stack([states >> 16, states & 0xFFFF], axis=1).astype(np.uint16).reshape(-1)
-        return np.concatenate([ends, *reversed(parts)])
+        return before, np.concatenate([ends, *reversed(parts)])
 
-    def _words_of_one_lane(self) -> Words:
-        """`words(1)` in plain integers, which NumPy is slower than where there are few lanes."""
-        x, words = START, []
+    def _tail(self, most: int | None) -> tuple[int, Words]:
+        """(symbols, words) of the longest tail of `most` words; no symbols and words of 0 where it is too long.
+
+        In plain integers, which NumPy is slower than for one lane.
+        """
+        words: list[int] = []
+        x, symbols = 0, 0
         for starts, frequencies, m in reversed(self.runs):
             for start, frequency in zip(starts[::-1].tolist(), frequencies[::-1].tolist(), strict=True):
+                if most is not None and symbols > LONGEST_TAIL:
+                    return 0, np.zeros(most, np.uint16)
                 if x >> 32 - m >= frequency:
+                    if len(words) + 2 == most:
+                        return symbols, np.array([x >> 16, x & 0xFFFF, *reversed(words)], np.uint16)
                     words.append(x & 0xFFFF)
                     x >>= 16
                 quotient, rest = divmod(x, frequency)
                 x = (quotient << m) + start + rest
-        return np.array([x >> 16, x & 0xFFFF, *reversed(words)], np.uint16)
+                symbols += 1
+        if most is not None:
+            return 0, np.zeros(most, np.uint16)
+        return symbols, np.array([x >> 16, x & 0xFFFF, *reversed(words)], np.uint16)
 
 
 class Decoder:
     """The symbols of `Encoder.words`, read in the order in which they were written."""
 
-    def __init__(self, words: Words, lanes: int) -> None:
+    def __init__(self, words: Words, lanes: int, before: int = 0) -> None:
+        """`before` symbols come before the tail; none if there is one lane."""
         if len(words) < 2 * lanes:
             raise InputError("the coded stream is cut off", expected=f"at least {2 * lanes} words", got=len(words))
         ends = words[: 2 * lanes].astype(np.uint32)
         self._states = ends[::2] << np.uint32(16) | ends[1::2]
-        if self._states.min() < START:
+        if lanes > 1 and self._states.min() < START:
             raise InputError("a state of the coded stream is below 65536")
         self._words = words
         self.at = 2 * lanes  # words read so far
+        self._left = before  # symbols before the tail
+        self._tail = 0 if lanes > 1 else None  # symbols of the tail, which are counted if there are several lanes
+        if lanes > 1 and not before:
+            self._begin_tail()
 
     def bits(self, ones: NDArray[np.uint16], truth: Bits | None = None) -> Bits:
         """See `Coder`.
@@ -120,9 +153,19 @@ class Decoder:
             InputError: the words end too early.
         """
         assert truth is None
-        lanes, p = len(self._states), ones.astype(np.uint32)
-        if lanes == 1:
+        p = ones.astype(np.uint32)
+        if len(self._states) == 1:
             return self._bits_of_one_lane(p)
+        if self._left > len(p):
+            return self._bits_of_lanes(p)
+        left = self._left
+        found = self._bits_of_lanes(p[:left])
+        self._begin_tail()
+        return np.concatenate([found, self._bits_of_one_lane(p[left:])])
+
+    def _bits_of_lanes(self, p: NDArray[np.uint32]) -> Bits:
+        lanes = len(self._states)
+        self._left -= len(p)
         out = np.empty(len(p), np.bool_)
         for begin in range(0, len(p), lanes):
             part, one = p[begin : begin + lanes], out[begin : begin + lanes]
@@ -141,33 +184,65 @@ class Decoder:
             InputError: the words end too early.
         """
         assert truth is None
+        used = np.bincount(context, minlength=len(frequencies)) > 0
+        frequencies, context = frequencies[used], (np.cumsum(used) - 1)[context]
         frequency = frequencies.reshape(-1).astype(np.uint32)
-        start = (np.cumsum(frequencies, axis=1) - frequencies).reshape(-1).astype(np.uint32)
-        owner = np.repeat(np.arange(len(frequency), dtype=np.uint32), frequency)  # of each of the 2^14 of each context
+        first = np.arange(len(frequencies), dtype=np.int64)[:, None] << RANK
+        start = (first + np.cumsum(frequencies, axis=1) - frequencies).reshape(-1).astype(np.uint32)
         row = (context << RANK).astype(np.uint32)
+        if len(self._states) == 1:
+            cells = self._ranks_of_one_lane(row, frequency, start)
+        elif self._left > len(row):
+            cells = self._ranks_of_lanes(row, frequency, start)
+        else:
+            left = self._left
+            found = self._ranks_of_lanes(row[:left], frequency, start)
+            self._begin_tail()
+            cells = np.concatenate([found, self._ranks_of_one_lane(row[left:], frequency, start)])
+        cells -= context * frequencies.shape[1]
+        return cells
+
+    def _ranks_of_lanes(
+        self, row: NDArray[np.uint32], frequency: NDArray[np.uint32], start: NDArray[np.uint32]
+    ) -> NDArray[np.int64]:
+        """Cells (n,) of `ranks`: which of all the `start`s, each less than the one after or equal, owns the slot."""
         lanes = len(self._states)
-        cells = np.empty(len(context), np.int64)
-        if lanes == 1:
-            cells[:] = self._ranks_of_one_lane(row, owner, frequency, start)
-            cells -= context * frequencies.shape[1]
-            return cells
-        for begin in range(0, len(context), lanes):
-            first = row[begin : begin + lanes]
-            x = self._states[: len(first)]
-            slot = x & _LOW_OF_RANK
-            cell = owner[first + slot]
+        owner = np.repeat(np.arange(len(frequency), dtype=np.uint16), frequency) if len(row) > MANY else None
+        self._left -= len(row)
+        cells = np.empty(len(row), np.int64)
+        for begin in range(0, len(row), lanes):
+            slot = row[begin : begin + lanes]
+            x = self._states[: len(slot)]
+            slot = slot + (x & _LOW_OF_RANK)
+            cell = np.searchsorted(start, slot, "right") - 1 if owner is None else owner[slot]
             cells[begin : begin + lanes] = cell
             x >>= np.uint32(RANK)
             x *= frequency[cell]
             x += slot - start[cell]
             self._refill(x)
-        cells -= context * frequencies.shape[1]
         return cells
+
+    def _begin_tail(self) -> None:
+        """Go on with one lane, whose words the states hold; with none if they are all 0."""
+        words = self._states.astype(np.uint16)
+        if self.at != len(self._words) or (self._states >> _WORD != 1).any():
+            raise InputError("the coded stream does not end where its symbols end")
+        self._words = np.concatenate([self._words, words])
+        self._states = np.array([int(words[0]) << 16 | int(words[1])], np.uint32)
+        self.at += 2 if words.any() else len(words)
+
+    def _count(self, symbols: int) -> None:
+        """That the tail has so many more."""
+        if self._tail is not None:
+            self._tail += symbols
+            if self._tail > LONGEST_TAIL:
+                raise InputError("the tail of the coded stream is too long", expected=f"at most {LONGEST_TAIL} symbols")
 
     def _bits_of_one_lane(self, ones: NDArray[np.uint32]) -> Bits:
         """`bits` in plain integers, which NumPy is slower than where there are few lanes."""
+        self._count(len(ones))
         x, out = int(self._states[0]), bytearray(len(ones))
-        words, at = self._words.data, self.at
+        words, at, most = self._words.data, self.at, len(self._words)
         for begin in range(0, len(ones), PART):  # a list takes far more memory than an array
             for i, p in enumerate(ones[begin : begin + PART].tolist(), begin):
                 slot = x & 0xFFFF
@@ -176,35 +251,28 @@ class Decoder:
                     x = p * (x >> 16) + slot
                 else:
                     x -= p * ((x >> 16) + 1)
-                if x < START:
-                    if at == len(words):
-                        raise InputError("the coded stream ends too early")
+                if x < START and at < most:
                     x = x << 16 | words[at]
                     at += 1
         self._states[0], self.at = x, at
         return np.frombuffer(out, np.bool_)
 
     def _ranks_of_one_lane(
-        self,
-        row: NDArray[np.uint32],
-        owner: NDArray[np.uint32],
-        frequency: NDArray[np.uint32],
-        start: NDArray[np.uint32],
+        self, row: NDArray[np.uint32], frequency: NDArray[np.uint32], start: NDArray[np.uint32]
     ) -> NDArray[np.int64]:
-        """Cells (n,) of `ranks`, in plain integers."""
+        """`_ranks_of_lanes` in plain integers."""
+        self._count(len(row))
         x, cells = int(self._states[0]), np.empty(len(row), np.int64)
-        words, at = self._words.data, self.at
-        owners, frequencies, starts = owner.data, frequency.tolist(), start.tolist()
+        words, at, most = self._words.data, self.at, len(self._words)
+        frequencies, starts = frequency.tolist(), start.tolist()
         for begin in range(0, len(row), PART):
             found = []
             for first in row[begin : begin + PART].tolist():
-                slot = x & (1 << RANK) - 1
-                cell = owners[first + slot]
+                slot = first + (x & (1 << RANK) - 1)
+                cell = bisect_right(starts, slot) - 1
                 found.append(cell)
                 x = frequencies[cell] * (x >> RANK) + slot - starts[cell]
-                if x < START:
-                    if at == len(words):
-                        raise InputError("the coded stream ends too early")
+                if x < START and at < most:
                     x = x << 16 | words[at]
                     at += 1
             cells[begin : begin + PART] = found
@@ -221,12 +289,12 @@ class Decoder:
         x[empty] = x[empty] << _WORD | words
 
     def finish(self) -> None:
-        """Check that every word was used and every state is where the encoder started.
+        """Check that every word was used and the state is where the encoder started.
 
         Raises:
             InputError: it is not so.
         """
-        if self.at != len(self._words) or (self._states != START).any():
+        if len(self._states) > 1 or self.at != len(self._words) or self._states[0]:
             raise InputError("the coded stream does not end where its symbols end")
 
 

@@ -4,7 +4,6 @@ It shares no code with the package. A factor is ((rows, columns), k, K, weight's
 """
 
 import struct
-from itertools import pairwise
 from typing import Any
 
 KINDS = {
@@ -45,10 +44,13 @@ class Coded:
     def __init__(self, content: bytes) -> None:
         self.content, self.at = content, 0
         self.lanes = 2 ** self.field(4)
-        self.weights = {
-            kind: [self.field(8) - 128 for _ in default] if self.field(1) else default
-            for kind, default in KINDS.items()
-        }
+        self.before = self.field(28) if self.lanes > 1 else 0
+        self.weights = {}
+        for kind, default in KINDS.items():
+            self.weights[kind] = default
+            if self.field(1):
+                own = self.field(1)
+                self.weights[kind] = [self.field(8) - 128 if own else 0 for _ in default]
 
     def field(self, bits: int) -> int:
         value = 0
@@ -68,18 +70,32 @@ class Coded:
         rest = self.content[self.at // 8 :]
         self.words = list(struct.unpack(f"<{len(rest) // 2}H", rest))[::-1]
         self.states = [65536 * self.words.pop() + self.words.pop() for _ in range(self.lanes)]
+        assert self.lanes == 1 or min(self.states) >= 65536
+        self.tail()
+
+    def tail(self) -> None:
+        """Go over to one lane when the symbols before the tail are decoded."""
+        if self.lanes > 1 and self.before == 0:
+            assert not self.words
+            assert all(state < 2**17 for state in self.states)
+            self.words = [state % 2**16 for state in self.states][::-1]
+            self.lanes = 1
+            if not any(self.words):
+                self.words = [0, 0]
+            self.states = [65536 * self.words.pop() + self.words.pop()]
 
     def symbol(self, i: int, m: int, frequencies: list[int]) -> int:
         x = self.states[i % self.lanes]
-        assert x >= 2**16
         slot, symbol, s = x % 2**m, 0, 0
         while slot >= s + frequencies[symbol]:
             s += frequencies[symbol]
             symbol += 1
         x = frequencies[symbol] * (x // 2**m) + slot - s
-        if x < 2**16:
+        if x < 2**16 and (self.lanes > 1 or self.words):
             x = 2**16 * x + self.words.pop()
         self.states[i % self.lanes] = x
+        self.before -= 1
+        self.tail()
         return symbol
 
     def bit(self, i: int, p: int) -> bool:
@@ -91,7 +107,7 @@ class Coded:
 
     def finish(self) -> None:
         assert not self.words
-        assert self.states == [65536] * self.lanes
+        assert self.states == [0]
 
 
 def codebook_of(coded: Coded, size: int) -> list[bytes]:
@@ -145,16 +161,21 @@ def decode(content: bytes, factors: list[Any], singles: int) -> dict[str, Any]:
             kernel = (1, 1)
         grid = (rows, columns // (kernel[0] * kernel[1]))
         if not plain:
-            held = [1 + coded.field(width(min(length, k) - 1)) for length in grid]
-            least = max(*held, -(-k // (kernel[0] * kernel[1])))
+            held = list(grid)
+            least = -(-k // (kernel[0] * kernel[1]))
+            for axis, length in enumerate(grid):
+                if length > 1 and coded.field(1):
+                    held[axis] = 1 + coded.field(width(min(length - 1, k) - 1))
+                    assert held[axis] < length
+                    least = max(least, held[axis])
             extent = (*held, least + coded.field(width(min(held[0] * held[1], k) - least)))
         heads.append((grid, kernel, k, codebook, extent))
     found: list[Any] = []
     if any(head[4] for head in heads):
         coded.start()
-        bins = [8] * 16
+        model = Model()
         for grid, kernel, k, codebook, extent in heads:
-            found.append((codebook, _entries(coded, grid, kernel, k, codebook, extent, bins) if extent else None))
+            found.append((codebook, _entries(coded, grid, kernel, k, codebook, extent, model) if extent else None))
         coded.finish()
     else:
         assert coded.field(-coded.at % 8) == 0
@@ -163,7 +184,7 @@ def decode(content: bytes, factors: list[Any], singles: int) -> dict[str, Any]:
     return {"halves": halves, "factors": found}
 
 
-def _entries(coded: Coded, grid: Any, kernel: Any, k: int, codebook: Any, extent: Any, bins: list[int]) -> Any:
+def _entries(coded: Coded, grid: Any, kernel: Any, k: int, codebook: Any, extent: Any, model: "Model") -> Any:
     lines = []
     for length, held in zip(grid, extent, strict=False):
         found = list(range(length))
@@ -182,7 +203,7 @@ def _entries(coded: Coded, grid: Any, kernel: Any, k: int, codebook: Any, extent
         for (row, column), places in zip(at, filled, strict=True)
         for position in places
     ]
-    return positions, _codes(coded, kernel, filled, codebook, bins) if codebook else None
+    return positions, _codes(coded, kernel, filled, codebook, model) if codebook else None
 
 
 def _occupied(coded: Coded, extent: Any) -> list[tuple[int, int]]:
@@ -268,7 +289,7 @@ def _filled(coded: Coded, kernel: tuple[int, int], counts: list[int]) -> list[li
     return filled
 
 
-def _codes(coded: Coded, kernel: tuple[int, int], filled: list[list[int]], codebook: Any, bins: list[int]) -> list[int]:
+def _codes(coded: Coded, kernel: tuple[int, int], filled: list[list[int]], codebook: Any, model: "Model") -> list[int]:
     negative = sum(value[3] >= 128 for value in codebook)
     sides = [negative, len(codebook) - negative]
     signs: list[dict[int, int]] = [{} for _ in filled]
@@ -284,41 +305,85 @@ def _codes(coded: Coded, kernel: tuple[int, int], filled: list[list[int]], codeb
                 else:
                     positive = sides[1] > 0
                 known[position] = 1 if positive else -1
-    entries = [
-        (known[position] > 0, min(len(places), 5) - 1)
-        for places, known in zip(filled, signs, strict=True)
+    ranks: list[dict[int, int]] = [dict.fromkeys(places, 0) for places in filled]
+    if max(sides) > 1:
+        _ranks(coded, kernel, sides, signs, ranks, model)
+    return [
+        negative + known[position] if own[position] > 0 else negative - 1 - known[position]
+        for places, own, known in zip(filled, signs, ranks, strict=True)
         for position in places
     ]
-    ranks = [0] * len(entries)
-    if max(sides) > 1:
-        _ranks(coded, sides, entries, ranks, bins)
-    return [
-        negative + rank if positive else negative - 1 - rank for (positive, _), rank in zip(entries, ranks, strict=True)
-    ]
 
 
-def _ranks(coded: Coded, sides: list[int], entries: list[Any], ranks: list[int], bins: list[int]) -> None:
-    k = len(entries)
+class Model:
+    """What ranks have taught: B; and by class and quarter, how often ranks came up and were expected, times 2^16."""
+
+    def __init__(self) -> None:
+        self.bins = [8] * 16
+        self.came = [[[20 * 2**16] * 4 for _ in range(5)] for _ in range(2)]
+        self.expected = [[[20 * 2**16] * 4 for _ in range(5)] for _ in range(2)]
+
+    def ratio(self, which: int, c: int, b: int) -> int:
+        return max(16, min(4096, 256 * self.came[which][c][b] // self.expected[which][c][b]))
+
+
+def _ranks(coded: Coded, kernel: Any, sides: list[int], signs: Any, ranks: Any, model: Model) -> None:
+    area = kernel[0] * kernel[1]
     seen = [[0] * s for s in sides]
-    shape = [[bins[16 * j // s] for j in range(s)] for s in sides]
+    shape = [[model.bins[16 * j // s] for j in range(s)] for s in sides]
     prior = [[1 + 1024 * s * b // sum(row) for b in row] for s, row in zip(sides, shape, strict=True)]
-    edges = [0, k // 16, k // 8, k // 4, k // 2, k]
-    for begin, end in pairwise(edges):
-        before = [list(row) for row in seen]
-        tables: dict[Any, list[int]] = {}
-        for i in range(begin, end):
-            side, c = entry = (int(entries[i][0]), entries[i][1])
-            if entry not in tables:
+    done, counted, waiting = 0, 0, []
+    g, ratios = _table(seen, prior, model)
+    for position in range(area):
+        live = [i for i, known in enumerate(signs) if position in known]
+        while live:
+            run, live = live[: max(16, done)], live[max(16, done) :]
+            if done - counted >= max(16, counted // 8):
+                _learn(sides, area, waiting, g, ratios, seen, model)
+                g, ratios = _table(seen, prior, model)
+                counted, waiting = done, []
+            for symbol, i in enumerate(run):
+                side = int(signs[i][position] > 0)
                 s = sides[side]
-                v = [
-                    (256 * o + q) * (512 + 51 * c * (2 * j + 1 - s) // s)
-                    for j, (o, q) in enumerate(zip(before[side], prior[side], strict=True))
+                levels = [
+                    256 * (2 * ranks[i][place] + 1) // sides[int(signs[i][place] > 0)]
+                    for place in _around(kernel, position)[:2]
+                    if place in signs[i]
                 ]
+                c = [1 + sum(levels) // len(levels) // 128 if levels else 0, min(len(signs[i]), 5) - 1]
+                if area == 1:
+                    c = [0, 0]
+                v = list(g[side])
+                if area > 1:
+                    v = [x * ratios[0][c[0]][4 * j // s] * ratios[1][c[1]][4 * j // s] for j, x in enumerate(v)]
                 f = [1 + x * (2**14 - s) // sum(v) for x in v]
                 f[v.index(max(v))] += 2**14 - sum(f)
-                tables[entry] = f
-            ranks[i] = coded.symbol(i - begin, 14, tables[entry])
-            seen[side][ranks[i]] += 1
+                ranks[i][position] = coded.symbol(symbol, 14, f)
+                waiting.append((side, c, ranks[i][position]))
+            done += len(run)
+    _learn(sides, area, waiting, g, ratios, seen, model)
     for s, row in zip(sides, seen, strict=True):
         for j, count in enumerate(row):
-            bins[16 * j // s] += count
+            model.bins[16 * j // s] += count
+
+
+def _table(seen: Any, prior: Any, model: Model) -> Any:
+    g = []
+    for o, q in zip(seen, prior, strict=True):
+        w = [256 * x + y for x, y in zip(o, q, strict=True)]
+        g.append([1 + 65536 * x // sum(w) for x in w])
+    return g, [[[model.ratio(which, c, b) for b in range(4)] for c in range(5)] for which in (0, 1)]
+
+
+def _learn(sides: list[int], area: int, decoded: Any, g: Any, ratios: Any, seen: Any, model: Model) -> None:
+    for side, c, j in decoded:
+        s = sides[side]
+        seen[side][j] += 1
+        if area > 1:
+            for which in (0, 1):
+                t = [0] * 4
+                for i, x in enumerate(g[side]):
+                    t[4 * i // s] += x * ratios[1 - which][c[1 - which]][4 * i // s]
+                for b in range(4):
+                    model.expected[which][c[which]][b] += 65536 * t[b] // sum(t)
+                model.came[which][c[which]][4 * j // s] += 65536

@@ -262,7 +262,7 @@ def one_factor(fields: list[tuple[int, int]], shape: list[int], kept: int, words
     return sealed(number.to_bytes(-(-at // 8), "little") + words, manifest, **({} if size else {"values": values}))
 
 
-FULL = struct.pack("<2H", 1, 0)
+FULL = struct.pack("<2H", 0, 0)
 """The words of no symbols."""
 
 
@@ -277,13 +277,13 @@ FULL = struct.pack("<2H", 1, 0)
         (sealed(CODED, gaps=b"\0"), "expected 0 gaps, got 1"),
         (sealed(CODED, codes=b"\0"), "'codes' has another size"),
         (sealed(CODED, rest=b"\0"), "'rest'.*expected 0 bytes"),
-        (one_factor([(0, 1), (1, 1), (3, 2), (0, 0)], [2, 3], 6, FULL), "can't have 6 entries"),
-        (one_factor([(0, 1), (0, 1), (0, 2), (0, 0)], [2, 3], 2, FULL), "can't have 2 entries"),
+        (one_factor([(0, 1), (0, 1), (1, 1), (3, 2), (0, 0)], [2, 4], 6, FULL), "in fewer than 4"),
+        (one_factor([(0, 1), (1, 1), (1, 1), (0, 1), (1, 0)], [2, 3], 2, FULL), "can't have 2 entries"),
         (one_factor([(1, 1)], [2, 3], 6, FULL), "codes nothing"),
         (one_factor([(1, 1), (1, 1)], [2, 3], 6), "unused bits"),
-        (one_factor([(0, 1), (2047, 11), (2047, 11), (0, 1)], [4096, 4096], 2048, FULL), "too few entries"),
-        (one_factor([(0, 1), (0, 0), (0, 0), (0, 0)], [2**20, 2**10], 1, FULL), "too few entries"),
-        (one_factor([(0, 1), (2**16 - 1, 16)], [1, 2**23], 2**16, FULL), "too many symbols"),
+        (one_factor([(0, 1), (0, 1), (0, 1), (0, 11)], [4096, 4096], 2048, FULL), "too few entries"),
+        (one_factor([(0, 1), (1, 1), (1, 1)], [2**20, 2**10], 1, FULL), "too few entries"),
+        (one_factor([(0, 1), (0, 1), (0, 1)], [1, 2**23], 2**16, FULL), "too many symbols"),
         (one_factor([(1, 1), (0, 2), (0, 31)], [2, 3], 0, size=2), "ends inside"),
         (one_factor([(0, 1), (0, 1), (0, 15)], [2, 3], 0, size=1), "zero or not finite"),
         (one_factor([(0, 1), (2, 2), (31744, 15), (0, 5)], [2, 3], 0, size=2), "ends inside|not finite"),
@@ -300,7 +300,7 @@ def test_hostile_streams_are_refused_in_one_line(content: bytes, message: str) -
 
 
 def test_a_full_factor_has_no_symbols() -> None:
-    model = decode_model(one_factor([(0, 1), (1, 1), (2, 2), (0, 0)], [2, 3], 6, FULL))
+    model = decode_model(one_factor([(0, 1), (0, 1), (0, 1)], [2, 3], 6, FULL))
     assert model.weights["w"].dense().tolist() == [[1, 1, 1], [1, 1, 1]]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from slow_decoder import Coded
 
 from atmc_tool.errors import InputError
-from exporters.rans import RANK, Bits, Decoder, Encoder, Ranks
+from exporters.rans import LONGEST_TAIL, RANK, Bits, Decoder, Encoder, Ranks
 
 LANES = [1, 2, 8, 32, 64]
 
@@ -49,12 +49,13 @@ class Symbols:
 def test_both_ways_are_exact_and_a_second_decoder_agrees(seed: int, lengths: list[int], lanes: int) -> None:
     symbols = Symbols(np.random.default_rng(seed), lengths)
     encoder = symbols.encoder()
-    words = encoder.words(lanes)
+    before, words = encoder.words(lanes)
     assert encoder.symbols() == 2 * sum(lengths)
     assert 2 * len(words) <= encoder.cost() * 1.01 + 4 * lanes + 2
-    symbols.read(Decoder(words, lanes))
-    # No weights of their own; then a byte that begins with lanes and ends with zeros.
-    slow = Coded(bytes([lanes.bit_length() - 1]) + struct.pack(f"<{len(words)}H", *words.tolist()))
+    symbols.read(Decoder(words, lanes, before))
+    # Lanes and the symbols before the tail; no weights of their own.
+    fields = (lanes.bit_length() - 1 | before << 4).to_bytes(5 if lanes > 1 else 1, "little")
+    slow = Coded(fields + struct.pack(f"<{len(words)}H", *words.tolist()))
     slow.start()
     for (ones, bits), (context, frequencies, ranks) in zip(symbols.bits, symbols.ranks, strict=True):
         assert [slow.bit(i, p) for i, p in enumerate(ones.tolist())] == bits.tolist()
@@ -69,21 +70,22 @@ def test_the_size_is_near_the_entropy(lanes: int) -> None:
     ones = rng.integers(1, 65536, 20_000).astype(np.uint16)
     encoder = Encoder()
     encoder.bits(ones, rng.random(20_000) < ones / 65536)
-    assert encoder.cost() <= 2 * len(encoder.words(lanes)) + 4 * lanes < encoder.cost() * 1.003 + 8 * (lanes + 1)
+    _, words = encoder.words(lanes)
+    assert encoder.cost() - 2 <= 2 * len(words) < encoder.cost() * 1.003 + 4 + 1.4 * lanes
 
 
 @pytest.mark.parametrize("lanes", [1, 8])
 def test_too_few_and_too_many_words_are_refused_and_others_mean_something_else(lanes: int) -> None:
     symbols = Symbols(np.random.default_rng(1), [40, 60])
-    words = symbols.encoder().words(lanes)
+    before, words = symbols.encoder().words(lanes)
     for wrong in (words[:-1], words[:-5], words[: 2 * lanes - 1], words[:0], np.append(words, np.uint16(0))):
         with pytest.raises(InputError):
-            read_blindly(symbols, Decoder(wrong, lanes))
+            read_blindly(symbols, Decoder(wrong, lanes, before))
     for place in range(len(words)):
         wrong = words.copy()
         wrong[place] ^= 1 << place % 16
         with pytest.raises((InputError, AssertionError)):
-            symbols.read(Decoder(wrong, lanes))
+            symbols.read(Decoder(wrong, lanes, before))
 
 
 def read_blindly(symbols: Symbols, decoder: Decoder) -> None:
@@ -95,4 +97,30 @@ def read_blindly(symbols: Symbols, decoder: Decoder) -> None:
 
 def test_a_state_below_its_range_is_refused() -> None:
     with pytest.raises(InputError, match="below 65536"):
-        Decoder(np.array([0, 7], np.uint16), 1)
+        Decoder(np.array([1, 0, 0, 7], np.uint16), 2)
+
+
+def test_a_tail_of_hardly_any_information_leaves_the_states_empty() -> None:
+    """The last symbols would fill the words of 32 lanes only after too many of them."""
+    lanes, n = 32, LONGEST_TAIL + 5000
+    encoder = Encoder()
+    encoder.bits(np.full(n, 65535, np.uint16), np.ones(n, np.bool_))
+    before, words = encoder.words(lanes)
+    assert before == n
+    decoder = Decoder(words, lanes, before)
+    assert decoder.bits(np.full(n, 65535, np.uint16)).all()
+    decoder.finish()
+
+
+def test_a_tail_that_is_too_long_is_refused_before_it_is_decoded() -> None:
+    words = np.array([1, 0] * 32, np.uint16)
+    with pytest.raises(InputError, match="tail of the coded stream is too long"):
+        Decoder(words, 32, 0).bits(np.full(LONGEST_TAIL + 1, 1, np.uint16))
+
+
+def test_lanes_that_never_come_to_the_tail_are_refused() -> None:
+    symbols = Symbols(np.random.default_rng(2), [400, 300])
+    before, words = symbols.encoder().words(8)
+    for wrong in (before + 1, before - 1, 2**28 - 1, 0):
+        with pytest.raises((InputError, AssertionError)):
+            symbols.read(Decoder(words, 8, wrong))
