@@ -9,7 +9,7 @@ from atmc_tool.attacks.classifier import Classifier, Loss, correct, margin
 from atmc_tool.attacks.standing import ROUNDING
 from atmc_tool.attacks.worst_case import worst_case
 from atmc_tool.threat_model import ThreatModel
-from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, Labels, batched_logits
+from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, Labels, batched_logits, chance
 from evaluators.attack_plan import AttackSettings
 from evaluators.attack_strength import check_converged, check_grey_levels, check_losses, check_order
 from evaluators.gate import Check
@@ -168,11 +168,11 @@ def check_large_eps(classifier: Classifier, images: Floats, labels: Labels, sett
     measured = Proportion(int(result.robust.sum()), len(labels))
     bound = measured.clopper_pearson.low
     classes = np.asarray(classifier.logits(images[:1])).shape[1]
-    chance = max(1 / classes, float(np.bincount(labels).max() / len(labels)))
+    guess = chance(labels, classes)
     reason = (
         f"accuracy {measured.value:.4f} at eps {LARGE_EPS:g} (n {measured.n}), lower 95 % bound {bound:.4f}, "
-        f"chance {chance:.4f}"
+        f"chance {guess:.4f}"
     )
-    passed = bound <= chance
-    evidence = {"eps": LARGE_EPS, "steps": settings.steps, "chance": chance, **measured.to_json()}
+    passed = bound <= guess
+    evidence = {"eps": LARGE_EPS, "steps": settings.steps, "chance": guess, **measured.to_json()}
     return Check("large-eps", passed, reason + ("" if passed else ": masking suspected"), evidence)

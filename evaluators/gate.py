@@ -29,6 +29,7 @@ CHECKS = (
     "white-box-strongest",
     "gradients",
     "large-eps",
+    "undefended",
     "attack-order",
     "eps-curve",
     "losses-agree",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atmc_tool import __version__
-from atmc_tool.cli.baseline import read_baseline
+from atmc_tool.cli.baseline import read_baseline, read_network
 from atmc_tool.cli.data_source import data_folder, load_configured
 from atmc_tool.cli.launch import threads
 from atmc_tool.cli.origin import Origin, find_origin
@@ -30,6 +30,7 @@ from evaluators.onnx_adoption import adopted, softmax_input
 from evaluators.parity import same_logits
 from evaluators.policy import parse_policy
 from evaluators.report.examples import Example, fooled_examples
+from evaluators.undefended import check_undefended
 from evaluators.verification import Artefact, Verification, verify
 from exporters.atmc_file import describe
 from exporters.dense import dense_bytes, gzip_dense_bytes
@@ -49,12 +50,14 @@ def verify_file(
     resolve: "Callable[[Mapping[str, Any] | None], Config]",
     baseline: Path | None = None,
     logits: str = "",
+    undefended: Path | None = None,
 ) -> tuple[dict[str, Any], Verification, list[Example]]:
     """The report on the exported file, what it rests on, and images that fool it; of several processes, each one's.
 
     resolve:  what files say → the configuration
     baseline: a dense network, or the report of an earlier verification, to compare with
     logits:   name of the value to judge, empty for the only output
+    undefended: a network trained without attacks, which the attack has to bring down
 
     Raises:
         UsageError, InputError, MissingEnvironmentError: it can't be verified.
@@ -75,6 +78,16 @@ def verify_file(
     images = test_subset(data.test, config.evaluation.n, SEED)
     first = OrtClassifier(model, provider, threads())
     which = config.evaluation.attack
+    settings = AttackSettings(
+        attack="standard" if which == "comparison" else which,
+        steps=config.evaluation.steps,
+        restarts=config.evaluation.restarts,
+        square_queries=config.evaluation.square_queries,
+        seed=SEED,
+    )
+    known = None
+    if undefended is not None:
+        known = (str(undefended), read_network(undefended, first.facts, provider, threads(), "undefended network")[0])
     with staged() as progress:
         verification = verify(
             lambda: OrtClassifier(model, provider, threads()),
@@ -83,13 +96,7 @@ def verify_file(
             threat_model,
             Artefact(str(path), len(content), sha256(content), origin.digests),
             image_shape=first.facts.image_shape,
-            settings=AttackSettings(
-                attack="standard" if which == "comparison" else which,
-                steps=config.evaluation.steps,
-                restarts=config.evaluation.restarts,
-                square_queries=config.evaluation.square_queries,
-                seed=SEED,
-            ),
+            settings=settings,
             policy=policy,
             expected=origin.expected,
             decoded=None if origin.expected is None else decoded_weights(model, origin.expected.names),
@@ -99,7 +106,17 @@ def verify_file(
             progress=progress,
             spread=ranks,
         )
-    compared: list[Check] = [check_held_out(images.images, _seen(data))]
+        control = check_undefended(
+            lambda linear: OrtClassifier(linear, provider, threads()),
+            images.floats(),
+            images.labels.astype(np.int64),
+            threat_model,
+            settings,
+            known,
+            progress,
+            ranks,
+        )
+    compared: list[Check] = [check_held_out(images.images, _seen(data)), control]
     if origin.whole:
         whole = OrtClassifier(origin.whole, provider, threads())
         compared.append(same_logits(first, whole, images.floats()[:COMPARED]))

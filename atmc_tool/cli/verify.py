@@ -43,6 +43,7 @@ STDOUT = Path("-")
     help="What must hold, as YAML; in place of the policy in atmc.yaml and in model.atmc. Options win over it.",
 )
 @click.option("--baseline", type=PATH, help="A dense .onnx, or an earlier verify.json: compared image by image.")
+@click.option("--undefended", type=PATH, help="A network (.onnx) trained without attacks: the attack has to break it.")
 @click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--logits", default="", metavar="NAME", help="Output to judge, or what the softmax at the end reads.")
 @click.option("--offline", is_flag=True, help="Download nothing: data that are not on this machine are an error.")
@@ -56,6 +57,7 @@ STDOUT = Path("-")
 def command(
     artefact: Path | None,
     baseline: Path | None,
+    undefended: Path | None,
     provider: str,
     logits: str,
     offline: bool,
@@ -87,7 +89,7 @@ def command(
     if is_first():
         remove(manifest)  # until there is a verdict
     with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
-        report, verification, examples = verify_file(path, provider, ranks, resolve, baseline, logits)
+        report, verification, examples = verify_file(path, provider, ranks, resolve, baseline, logits, undefended)
     if is_first():
         made = {destination: (json.dumps(report, indent=2) + "\n").encode()}
         made[destination.with_suffix(".html")] = verify_report(report, examples)

@@ -26,6 +26,8 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "logits.",
         "robustness-judged": "Nothing was proved about robustness: give --min-robust, or measure as at compression.",
         "large-eps": "The attack does not work on this network, so its numbers mean nothing. Gradients may be masked.",
+        "undefended": "The attack misses images that are known to fall, so its numbers mean nothing: raise --steps. A "
+        "network that you named may have a defence, or the attack be too weak at this eps.",
         "attack-order": "A weaker attack does better than a stronger one: gradients may be masked.",
         "eps-curve": "More eps does not help the attack: gradients may be masked.",
         "losses-agree": "One loss attacks much better than the other: look for saturated logits, and raise --restarts.",
