@@ -71,10 +71,15 @@ def attack_checks(
 def check_white_box(measured: Robustness, allow_black_box: bool = False) -> Check:
     """Every attack by the classifier's own gradient ran; or none could, and the policy is content with Square."""
     if not measured.white_box:
+        others = {attack.name: attack.accuracy.value for attack in measured.attacks}
         reason = f"no white-box attack: {measured.no_gradient}"
-        if allow_black_box and measured.black_box is not None:
-            return Check("white-box", True, f"{reason}. The policy allows black-box attacks alone", warning=True)
-        return Check("white-box", False, reason)
+        if others:
+            reason += ". Accuracy under " + ", ".join(f"{name} {value:.4f}" for name, value in others.items())
+        if allow_black_box and others:
+            return Check(
+                "white-box", True, f"{reason}. The policy allows black-box attacks alone", others, warning=True
+            )
+        return Check("white-box", False, reason, others)
     accuracies = {attack.name: attack.accuracy.value for attack in measured.white_box}
     text = ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
     if measured.no_gradient:

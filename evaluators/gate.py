@@ -23,6 +23,7 @@ CHECKS = (
     "logits",
     "normalisation",
     "determinism",
+    "providers",
     "white-box",
     "perturbations",
     "recomputed",

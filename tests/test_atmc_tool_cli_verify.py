@@ -209,3 +209,19 @@ def test_a_trained_network_is_named_as_what_it_is(run: Path, cli: Cli) -> None:
         failed = cli(f"verify {name}", run)
         assert failed.code == 4
         assert "expected model.onnx" in failed.error
+
+
+def test_a_network_without_a_defence_and_further_providers(run: Path, cli: Cli) -> None:
+    shipped = "atmc-run/model.onnx"
+    report, checks = verdict(cli, run, f"--provider cpu --provider auto --undefended {shipped} -n 60")
+    assert checks["providers"] == "passed"
+    found = {check["name"]: check for check in report["verdict"]["checks"]}
+    fallen = found["undefended"]["evidence"]["network"]
+    assert fallen["file"] == shipped
+    assert checks["undefended"] == (
+        "passed" if fallen["robust"]["clopper_pearson_95"][0] <= fallen["chance"] else "failed"
+    )
+    (run / "bad.onnx").write_text("x")
+    failed = cli("verify --undefended bad.onnx", run)
+    assert failed.code == 4
+    assert "bad.onnx is not an ONNX file" in failed.error

@@ -16,6 +16,8 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "logits": "A softmax at the end hides gradients: remove it. For NaN, look at the training's loss.",
         "normalisation": "Put the normalisation into the graph: the file must take RGB images in [0, 1] as they are.",
         "determinism": "Remove noise and dropout from the graph, and put batch norms into evaluation mode.",
+        "providers": "The file answers otherwise on another provider: ship it for one, or find out which of its "
+        "operators rounds there.",
         "white-box": "The file can't be attacked by its own gradient: export again with operators that have a gradient "
         "rule and opset 16 or later.",
         "perturbations": "An attack left the threat model. This is a fault of the tool: please report it.",
