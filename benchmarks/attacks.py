@@ -17,14 +17,25 @@ from typing import Any
 import foolbox
 import numpy as np
 import torch
-from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent
+from art.attacks.evasion import (
+    AutoProjectedGradientDescent,
+    BasicIterativeMethod,
+    MomentumIterativeMethod,
+    ProjectedGradientDescent,
+)
 from art.estimators.classification import PyTorchClassifier
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from atmc_tool.attacks.bim import bim
 from atmc_tool.attacks.classifier import correct
+from atmc_tool.attacks.cw import CONFIDENCE, cw
 from atmc_tool.attacks.fgsm import fgsm
+from atmc_tool.attacks.momentum import momentum
+from atmc_tool.attacks.pgd import default_step_size
+from atmc_tool.attacks.starts import start_noise
 from atmc_tool.attacks.worst_case import worst_case
+from atmc_tool.attacks.wrm import WEIGHT, wrm
 from atmc_tool.data import load_data, test_subset
 from atmc_tool.machine import machine
 from atmc_tool.models.reading import choose_architecture, fitted_network, read_model
@@ -35,6 +46,7 @@ from evaluators.robustness import attack
 
 RESULT = Path(__file__).parent / "results" / "attacks.json"
 STEPS, RESTARTS, BATCH = 20, 3, 128
+ITERATIONS, WRM_STEPS = 10, 15  # of BIM and MI-FGSM, and of WRM
 
 
 class Whole(nn.Module):
@@ -122,6 +134,85 @@ def small(classifier: TorchClassifier, x: Tensor, y: Tensor, eps: float, norm: s
     }
 
 
+def papers(classifier: TorchClassifier, x: Tensor, y: Tensor, eps: float, norm: str) -> dict[str, Any]:
+    """What `verify --attack comparison` runs, beside the same attacks of others: accuracies on all images.
+
+    C&W-inf is PGD on the margin up to a confidence: ART's PGD gets that loss; both three times, from other starts.
+    Neither has WRM: beside it stands the loop of its paper, by autograd.
+    """
+
+    def share(attack: Callable[[Tensor, Tensor, slice], Tensor]) -> float:
+        right = []
+        for first in range(0, len(y), BATCH):
+            part = slice(first, first + BATCH)
+            attacked = attack(x[part], y[part], part)
+            with torch.no_grad():
+                right.append(correct(classifier.logits(attacked), y[part]))
+        return round(float(torch.cat(right).float().mean()), 4)
+
+    def start(part: slice, seed: int) -> Tensor:
+        rows = range(*part.indices(len(y)))
+        return torch.from_numpy(start_noise(seed, 0, rows, tuple(x.shape[1:]), norm))
+
+    def confident(logits: Tensor, labels: Tensor) -> Tensor:
+        classes = labels.argmax(1) if labels.ndim == 2 else labels
+        own = nn.functional.one_hot(classes, logits.shape[1]).bool()
+        lead = logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
+        return lead.clamp(max=CONFIDENCE).sum()
+
+    def plain_wrm(images: Tensor, labels: Tensor, _: slice) -> Tensor:
+        moved = images.clone()
+        for t in range(WRM_STEPS):
+            moved.requires_grad_()
+            loss = WEIGHT * nn.functional.cross_entropy(classifier.logits(moved), labels, reduction="sum")
+            value = loss - ((moved - images) ** 2).sum() / 2
+            (gradient,) = torch.autograd.grad(value, moved)
+            moved = (moved.detach() + gradient / (t + 1) ** 0.5).clamp(0, 1)
+        return moved
+
+    def art(kind: Any, loss: Any = None, **options: Any) -> float:
+        model = PyTorchClassifier(
+            Whole(classifier),
+            nn.CrossEntropyLoss() if loss is None else loss,
+            tuple(x.shape[1:]),
+            10,
+            clip_values=(0, 1),
+            device_type="cpu",
+        )
+        attack = kind(model, eps=eps, batch_size=BATCH, verbose=False, **options)
+        return share(lambda images, labels, _: torch.from_numpy(attack.generate(images.numpy(), labels.numpy())))
+
+    fool = foolbox.PyTorchModel(Whole(classifier).eval(), bounds=(0, 1), device="cpu")
+    kind = foolbox.attacks.LinfBasicIterativeAttack if norm == "linf" else foolbox.attacks.L2BasicIterativeAttack
+    basic = kind(rel_stepsize=1 / ITERATIONS, steps=ITERATIONS, random_start=False)
+    order = np.inf if norm == "linf" else 2
+    size = default_step_size(eps, STEPS)
+    small_steps = {"eps_step": eps / ITERATIONS, "max_iter": ITERATIONS}
+    many = {"eps_step": size, "max_iter": STEPS, "norm": order, "num_random_init": 1}
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - what ART draws from
+    table = {
+        "bim-10": share(lambda a, b, _: bim(classifier, a, b, eps, steps=ITERATIONS, norm=norm)),
+        "bim-10, foolbox": share(lambda a, b, _: basic(fool, a, b, epsilons=eps)[1]),
+        "mi-fgsm-10": share(lambda a, b, _: momentum(classifier, a, b, eps, steps=ITERATIONS, norm=norm)),
+        "mi-fgsm-10, art": art(MomentumIterativeMethod, norm=order, decay=1.0, **small_steps),
+        "cw-20": [
+            share(
+                lambda a, b, part, seed=seed: cw(
+                    classifier, a, b, eps, steps=STEPS, step_size=size, noise=start(part, seed), norm=norm
+                )
+            )
+            for seed in range(3)
+        ],
+        "cw-20, art": [art(ProjectedGradientDescent, confident, **many) for _ in range(3)],
+        "wrm-15": share(lambda a, b, _: wrm(classifier, a, b, steps=WRM_STEPS)),
+        "wrm-15, plain loop": share(plain_wrm),
+    }
+    if norm == "linf":
+        table["bim-10, art"] = art(BasicIterativeMethod, **small_steps)
+    return table
+
+
 def strong(classifier: TorchClassifier, x: Tensor, y: Tensor, eps: float, norm: str, queries: int) -> dict[str, Any]:
     """Accuracy left after each attack of AutoAttack, ours and pyautoattack's; and what `verify` runs by default."""
     arrays, images, labels = Arrays(classifier), x.numpy(), y.numpy()
@@ -163,7 +254,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, required=True)
     parser.add_argument("--eps-l2", type=float, required=True)
     parser.add_argument("-n", type=int, default=1000)
-    parser.add_argument("--strong", type=int, default=1000, help="images for AutoAttack's attacks")
+    parser.add_argument("--strong", type=int, default=1000, help="images for AutoAttack's attacks; 0: as before")
     parser.add_argument("--queries", type=int, default=5000)
     parser.add_argument("--norms", nargs="+", default=["linf", "l2"])
     arguments = parser.parse_args()
@@ -178,17 +269,20 @@ def main() -> None:
     for norm in arguments.norms:
         eps = arguments.eps if norm == "linf" else arguments.eps_l2
         few = min(arguments.strong, len(y))
-        results[f"{arguments.data}, {norm}"] = {
+        name = f"{arguments.data}, {norm}"
+        results[name] = {
+            **results.get(name, {}),
             "eps": eps,
             "machine": machine(torch.device("cpu")),
             "n": len(y),
             "small": small(classifier, x, y, eps, norm),
-            "n_strong": few,
-            "queries": arguments.queries,
-            **({"strong": strong(classifier, x[:few], y[:few], eps, norm, arguments.queries)} if few else {}),
+            "papers": papers(classifier, x, y, eps, norm),
         }
+        if few:
+            results[name] |= {"n_strong": few, "queries": arguments.queries}
+            results[name]["strong"] = strong(classifier, x[:few], y[:few], eps, norm, arguments.queries)
         RESULT.write_text(json.dumps(results, indent=2) + "\n")
-        print(json.dumps(results[f"{arguments.data}, {norm}"], indent=2))
+        print(json.dumps(results[name], indent=2))
 
 
 if __name__ == "__main__":

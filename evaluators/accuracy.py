@@ -55,6 +55,11 @@ def share(right: NDArray[np.bool_], labels: Labels) -> Proportion:
     return Proportion(int(np.count_nonzero(right)), len(labels), balanced)
 
 
+def chance(labels: Labels, classes: int) -> float:
+    """The accuracy of who always guesses the most frequent class."""
+    return max(1 / classes, float(np.bincount(labels).max() / len(labels)))
+
+
 def check_logits(logits: NDArray[np.float32], n: int) -> Check:
     """Outputs are (n, classes ≥ 2), finite, and no probabilities, whose gradients vanish where the model is sure."""
     evidence: dict[str, Any] = {"shape": list(logits.shape), "dtype": str(logits.dtype)}

@@ -9,7 +9,7 @@ from atmc_tool.attacks.classifier import Classifier, Loss, correct, margin
 from atmc_tool.attacks.standing import ROUNDING
 from atmc_tool.attacks.worst_case import worst_case
 from atmc_tool.threat_model import ThreatModel
-from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, Labels, batched_logits
+from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, Labels, batched_logits, chance
 from evaluators.attack_plan import AttackSettings
 from evaluators.attack_strength import check_converged, check_grey_levels, check_losses, check_order
 from evaluators.gate import Check
@@ -71,10 +71,15 @@ def attack_checks(
 def check_white_box(measured: Robustness, allow_black_box: bool = False) -> Check:
     """Every attack by the classifier's own gradient ran; or none could, and the policy is content with Square."""
     if not measured.white_box:
+        others = {attack.name: attack.accuracy.value for attack in measured.attacks}
         reason = f"no white-box attack: {measured.no_gradient}"
-        if allow_black_box and measured.black_box is not None:
-            return Check("white-box", True, f"{reason}. The policy allows black-box attacks alone", warning=True)
-        return Check("white-box", False, reason)
+        if others:
+            reason += ". Accuracy under " + ", ".join(f"{name} {value:.4f}" for name, value in others.items())
+        if allow_black_box and others:
+            return Check(
+                "white-box", True, f"{reason}. The policy allows black-box attacks alone", others, warning=True
+            )
+        return Check("white-box", False, reason, others)
     accuracies = {attack.name: attack.accuracy.value for attack in measured.white_box}
     text = ", ".join(f"{name} {value:.4f}" for name, value in accuracies.items())
     if measured.no_gradient:
@@ -168,11 +173,11 @@ def check_large_eps(classifier: Classifier, images: Floats, labels: Labels, sett
     measured = Proportion(int(result.robust.sum()), len(labels))
     bound = measured.clopper_pearson.low
     classes = np.asarray(classifier.logits(images[:1])).shape[1]
-    chance = max(1 / classes, float(np.bincount(labels).max() / len(labels)))
+    guess = chance(labels, classes)
     reason = (
         f"accuracy {measured.value:.4f} at eps {LARGE_EPS:g} (n {measured.n}), lower 95 % bound {bound:.4f}, "
-        f"chance {chance:.4f}"
+        f"chance {guess:.4f}"
     )
-    passed = bound <= chance
-    evidence = {"eps": LARGE_EPS, "steps": settings.steps, "chance": chance, **measured.to_json()}
+    passed = bound <= guess
+    evidence = {"eps": LARGE_EPS, "steps": settings.steps, "chance": guess, **measured.to_json()}
     return Check("large-eps", passed, reason + ("" if passed else ": masking suspected"), evidence)

@@ -41,6 +41,27 @@ def reduce_log_sum_exp(graph: GraphBuilder, node: NodeProto, d: str) -> str:
     return graph.op("Mul", _kept(graph, node, d), share)
 
 
+def reduce_prod(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """d times the product of the others: y / x, and where one x is zero, of those that are not; of two, zero."""
+    x, axes = node.input[0], graph.integers(reduced_axes(graph, node))
+    kept = {"keepdims": 1, "noop_with_empty_axes": 1}
+    zero, none, one = graph.op("Equal", x, graph.floats(0, x)), graph.floats(0, x), graph.floats(1, x)
+    full = graph.op("Where", zero, one, x)
+    zeros = graph.op("ReduceSum", graph.op("Cast", zero, to=graph.element_type(x)), axes, **kept)
+    product = _kept(graph, node, graph.op("ReduceProd", full, *node.input[1:], **attributes(node)))
+    elsewhere = graph.op("Sub", zeros, graph.op("Cast", zero, to=graph.element_type(x)))
+    others = graph.op("Where", graph.op("Equal", elsewhere, none), graph.op("Div", product, full), none)
+    return graph.op("Mul", _kept(graph, node, d), others)
+
+
+def cumulative_sum(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """d summed from the other end."""
+    values = attributes(node)
+    return graph.op(
+        "CumSum", d, node.input[1], exclusive=values.get("exclusive", 0), reverse=1 - values.get("reverse", 0)
+    )
+
+
 def _kept(graph: GraphBuilder, node: NodeProto, value: str) -> str:
     """`value`, of the shape of the reduction's output, with the axes that were reduced as axes of size 1."""
     axes = reduced_axes(graph, node)

@@ -16,6 +16,7 @@ from evaluators import onnx_arithmetic_rules as arithmetic
 from evaluators import onnx_product_rules as product
 from evaluators import onnx_quantization_rules as quantization
 from evaluators import onnx_reduction_rules as reduction
+from evaluators import onnx_sampling_rules as sampling
 from evaluators import onnx_shape_rules as shape
 from evaluators import onnx_window_rules as window
 from evaluators.onnx_graph import GraphBuilder
@@ -44,6 +45,7 @@ RULES: Mapping[str, Rule] = {
     "Concat": Rule(shape.concat, sys.maxsize),
     "Conv": _unary(window.convolution),
     "ConvTranspose": _unary(window.convolution_transpose),
+    "CumSum": _unary(reduction.cumulative_sum),
     "DepthToSpace": _unary(shape.depth_to_space),
     "DequantizeLinear": _unary(quantization.dequantize),
     "Div": Rule(arithmetic.divide, 2),
@@ -61,6 +63,7 @@ RULES: Mapping[str, Rule] = {
     "Gemm": Rule(product.gemm, 3),
     "GlobalAveragePool": _unary(reduction.global_average_pool),
     "GlobalMaxPool": _unary(window.global_max_pool),
+    "GridSample": Rule(sampling.grid_sample, 2),
     "GroupNormalization": _unary(reduction.group_normalization),
     "HardSigmoid": _unary(activation.hard_sigmoid),
     "HardSwish": _unary(activation.hard_swish),
@@ -71,6 +74,7 @@ RULES: Mapping[str, Rule] = {
     "LeakyRelu": _unary(activation.leaky_relu),
     "Log": _unary(arithmetic.logarithm),
     "LogSoftmax": _unary(activation.log_softmax),
+    "LpPool": _unary(window.lp_pool),
     "MatMul": Rule(product.matmul, 2),
     "Max": Rule(arithmetic.extreme, sys.maxsize),
     "MaxPool": _unary(window.max_pool),
@@ -89,6 +93,7 @@ RULES: Mapping[str, Rule] = {
     "ReduceMax": _unary(reduction.reduce_extreme),
     "ReduceMean": _unary(reduction.reduce_mean),
     "ReduceMin": _unary(reduction.reduce_extreme),
+    "ReduceProd": _unary(reduction.reduce_prod),
     "ReduceSum": _unary(reduction.reduce_sum),
     "Relu": _unary(activation.relu),
     "Reshape": _unary(shape.reshape),
@@ -109,6 +114,7 @@ RULES: Mapping[str, Rule] = {
     "Tanh": _unary(activation.tanh),
     "Tile": _unary(shape.tile),
     "Transpose": _unary(shape.transpose),
+    "Trilu": _unary(shape.triangle),
     "Unsqueeze": _unary(shape.reshape),
     "Where": Rule(arithmetic.where, 3),
 }

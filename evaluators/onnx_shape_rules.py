@@ -88,6 +88,11 @@ def depth_to_space(graph: GraphBuilder, node: NodeProto, d: str) -> str:
     return graph.op("Reshape", moved, graph.integers([0, channels, height, width]))
 
 
+def triangle(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """Trilu: d in the same triangle."""
+    return graph.op("Trilu", d, *node.input[1:], **attributes(node))
+
+
 def space_to_depth(graph: GraphBuilder, node: NodeProto, d: str) -> str:
     return graph.op("DepthToSpace", d, blocksize=attributes(node)["blocksize"])
 

@@ -106,10 +106,31 @@ def convolution(graph: GraphBuilder, node: NodeProto, d: str) -> str:
 def convolution_transpose(graph: GraphBuilder, node: NodeProto, d: str) -> str:
     """dL/dx: the convolution of d with the same weights, pads, strides and dilations."""
     values = attributes(node)
-    if values.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in values:
-        raise AtmcError(f"no gradient rule for ConvTranspose {node.name!r} without explicit pads")
     kept = {name: values[name] for name in ("pads", "strides", "dilations", "group") if name in values}
+    mode = values.get("auto_pad", "NOTSET")
+    if mode == "VALID":
+        kept.pop("pads", None)
+    elif mode != "NOTSET" or "output_shape" in values:
+        kept["pads"] = _cut(graph, node, mode)
     return graph.op("Conv", d, node.input[1], **kept)
+
+
+def _cut(graph: GraphBuilder, node: NodeProto, mode: str) -> list[int]:
+    """The pads of a ConvTranspose that states the size of its result, or a mode: what is cut off, the odd one at the
+    end for SAME_UPPER, else at the beginning."""
+    values, spatial = attributes(node), range(2, len(graph.shape(node.input[0])))
+    rank = len(spatial)
+    sizes, results, kernel = (graph.sizes(name, spatial) for name in (node.input[0], node.output[0], node.input[1]))
+    stride, dilation = (values.get(name, [1] * rank) for name in ("strides", "dilations"))
+    more = values.get("output_padding", [0] * rank)
+    total = [
+        (size - 1) * s + m + (k - 1) * dil + 1 - result
+        for size, s, m, k, dil, result in zip(sizes, stride, more, kernel, dilation, results, strict=True)
+    ]
+    if min(total) < 0:
+        raise AtmcError(f"no gradient rule for ConvTranspose {node.name!r} with so large an output")
+    half, rest = [t // 2 for t in total], [t - t // 2 for t in total]
+    return half + rest if mode == "SAME_UPPER" else rest + half
 
 
 def average_pool(graph: GraphBuilder, node: NodeProto, d: str) -> str:
@@ -120,6 +141,20 @@ def average_pool(graph: GraphBuilder, node: NodeProto, d: str) -> str:
     share = graph.op("Mul", d, graph.floats(1 / _counts(windows, values.get("count_include_pad", 0)), x))
     ones = graph.floats(np.ones((channels, 1, *windows.kernel)), x)
     return _scatter(graph, share, ones, (channels, 1), windows, channels)
+
+
+def lp_pool(graph: GraphBuilder, node: NodeProto, d: str) -> str:
+    """y = (Σ |x|^p)^(1/p) over a window: sign x |x|^(p − 1) Σ d y^(1 − p) over the windows x is in; 0 where y is."""
+    values, x, y = attributes(node), node.input[0], node.output[0]
+    p = values.get("p", 2)
+    windows = _windows(graph, node, values["kernel_shape"])
+    (channels,) = graph.sizes(x, [1])
+    safe = graph.op("Where", graph.op("Equal", y, graph.floats(0, x)), graph.floats(1, x), y)
+    share = graph.op("Mul", d, graph.op("Pow", safe, graph.floats(1 - p, x)))
+    ones = graph.floats(np.ones((channels, 1, *windows.kernel)), x)
+    spread = _scatter(graph, share, ones, (channels, 1), windows, channels)
+    slope = graph.op("Mul", graph.op("Sign", x), graph.op("Pow", graph.op("Abs", x), graph.floats(p - 1, x)))
+    return graph.op("Mul", spread, slope)
 
 
 def _counts(windows: _Windows, include_pad: int) -> NDArray[np.float64]:

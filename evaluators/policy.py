@@ -28,7 +28,7 @@ class Policy(BaseModel):
     attack:                the attack that must have run; `autoattack` is more than `standard`
     min_steps:             fewest steps of any white-box attack that ran
     min_restarts:          fewest starts of the first attack, PGD on the cross-entropy
-    allow_black_box:       a file without gradients may pass, judged by the black-box attack alone
+    allow_black_box:       a file without gradients may pass, judged by transfer and the black-box attack alone
     required:              names of checks that must be applied and pass without a warning
     """
 

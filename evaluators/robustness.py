@@ -1,13 +1,13 @@
 """Attacks on a classifier, white-box and black-box, and the worst case per sample over all of them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atmc_tool.attacks.classifier import Classifier
+from atmc_tool.attacks.classifier import Array, Classifier, Loss
 from atmc_tool.attacks.standing import WorstCase, attack_standing
 from atmc_tool.errors import AtmcError
 from atmc_tool.threat_model import Norm
@@ -56,6 +56,7 @@ class Robustness:
     robust:      bool (n,), robust under every attack; None without a white-box attack
     adversarial: float32 (n, C, H, W): for each sample an image that fools it, if one was found
     no_gradient: why there is no white-box attack, or, where some ran, which one broke off and why
+    transfer:    where there is none: the same attacks by the gradient of a surrogate
     """
 
     white_box: tuple[AttackResult, ...]
@@ -63,16 +64,44 @@ class Robustness:
     robust: NDArray[np.bool_] | None
     adversarial: Floats | None
     no_gradient: str = ""
+    transfer: tuple[AttackResult, ...] = ()
 
     @property
     def attacks(self) -> tuple[AttackResult, ...]:
         """All of them."""
-        return (*self.white_box, *((self.black_box,) if self.black_box else ()))
+        return (*self.white_box, *self.transfer, *((self.black_box,) if self.black_box else ()))
 
     @property
     def accuracy(self) -> Proportion | None:
         """The robust accuracy to release; None without a white-box attack."""
         return None if self.robust is None else share(self.robust, self.white_box[0].labels)
+
+    @property
+    def without_gradient(self) -> Proportion | None:
+        """The worst case per sample over transfer, on all images, and the black-box attack on those that it attacked;
+        without a surrogate under the latter alone. None where none of them ran."""
+        if not self.transfer:
+            return None if self.black_box is None else self.black_box.accuracy
+        robust = np.logical_and.reduce([result.robust for result in self.transfer])
+        if self.black_box is not None:
+            robust[: len(self.black_box.robust)] &= self.black_box.robust
+        return share(robust, self.transfer[0].labels)
+
+
+@dataclass(frozen=True)
+class _Transfer:
+    """The logits of `target` with the gradient of `surrogate`."""
+
+    target: Classifier
+    surrogate: Classifier
+
+    def logits(self, images: Array) -> Array:
+        return self.target.logits(images)
+
+    def logits_and_gradient(
+        self, images: Array, labels: Array, loss: Loss, targets: Array | None = None
+    ) -> tuple[Array, Array]:
+        return self.target.logits(images), self.surrogate.logits_and_gradient(images, labels, loss, targets)[1]
 
 
 def attack(
@@ -84,10 +113,12 @@ def attack(
     progress: StageProgress | None = None,
     spread: Spread | None = None,
     norm: Norm = "linf",
+    surrogate: Classifier | None = None,
 ) -> Robustness:
     """Attack images (n, C, H, W) by all attacks of `plan`, and take the worst case per sample.
 
     With `spread` each process attacks its share of the images, and every one gets the same result.
+    surrogate: a classifier of the same images and classes, by whose gradient is attacked where this one has none
     """
     classes = classifier.logits(images[:1]).shape[1]
     white_box: list[AttackResult] = []
@@ -119,6 +150,13 @@ def attack(
         newly = chosen if first else np.flatnonzero(robust[:m] & ~left)
         robust[:m] &= left
         adversarial[newly] = tried[newly]
+    if not white_box and surrogate is not None:
+        twin = _Transfer(classifier, surrogate)
+        alone = replace(settings, square_queries=0)
+        moved = attack(twin, images, labels, eps, alone, progress, spread, norm)
+        transfer = tuple(replace(result, name=f"transfer, {result.name}") for result in moved.white_box)
+        missing = f"; nor has the surrogate one: {moved.no_gradient}" if moved.no_gradient else ""
+        return Robustness((), black_box, None, None, no_gradient + missing, transfer)
     if not white_box:
         return Robustness((), black_box, None, None, no_gradient)
     return Robustness(tuple(white_box), black_box, robust, adversarial, no_gradient)

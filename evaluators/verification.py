@@ -81,12 +81,11 @@ class Verification:
 
     @property
     def robust(self) -> Proportion | None:
-        """Accuracy in the worst case per sample over all attacks; where the policy allows it, under the black-box
-        attack alone."""
+        """Accuracy in the worst case per sample over all attacks; where the policy allows it, over those without the
+        file's gradient."""
         if self.robustness is None:
             return None
-        black_box = self.robustness.black_box if self.policy.allow_black_box else None
-        return self.robustness.accuracy or (None if black_box is None else black_box.accuracy)
+        return self.robustness.accuracy or (self.robustness.without_gradient if self.policy.allow_black_box else None)
 
     def with_checks(self, *more: Check) -> "Verification":
         """The same with further checks; one of a known name replaces the other."""
@@ -148,6 +147,7 @@ def verify(
     split: str = "test",
     progress: StageProgress | None = None,
     spread: Spread | None = None,
+    surrogate: Classifier | None = None,
 ) -> Verification:
     """Measure the classifier on images (n, C, H, W), uint8, or float in [0, 1], and judge it by the policy.
 
@@ -160,6 +160,7 @@ def verify(
     comparison:      run the attacks that papers report, too, for comparison only, where the classifier has gradients
     progress:        called with (what is measured, done, total)
     spread:          several processes, each of which calls this alike; PGD's images are spread over them
+    surrogate:       another classifier, by whose gradient is attacked where the artefact has none
 
     Raises:
         InputError: images or labels are not what they must be.
@@ -194,7 +195,7 @@ def verify(
         checks.append(check_normalisation(classifier, floats, targets, settings.batch_size))
         checks.append(check_determinism(classifier, floats[:DETERMINISM_IMAGES]))
         eps, norm = threat_model.eps, threat_model.norm
-        robustness = attack(classifier, floats, targets, eps, settings, progress, spread, norm)
+        robustness = attack(classifier, floats, targets, eps, settings, progress, spread, norm, surrogate)
         given = (floats, targets, threat_model, robustness, settings)
         checks += attack_checks(classifier, make_classifier(), *given, policy.allow_black_box, progress)
         curve: tuple[CurvePoint, ...] = ()

@@ -209,6 +209,24 @@ def test_projection_and_direction_in_l2(seed: int, eps: float) -> None:
     np.testing.assert_allclose(same, projected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dark", [0.0, 0.8])
+def test_the_projection_in_l2_is_the_nearest_point_of_ball_and_box(dark: float) -> None:
+    """z is that of m exactly where ⟨m − z, u − z⟩ ≤ 0 for every u of both sets."""
+    rng = np.random.default_rng(7)
+    images = np.where(rng.random((16, 1, 12, 12)) < dark, 0, rng.random((16, 1, 12, 12))).astype(np.float32)
+    moved = images + rng.standard_normal(images.shape).astype(np.float32) ** 3 * 0.2
+    for eps in (0.2, 1.0, 3.0):
+        near = projection(images, eps, "l2")(moved)
+        apart = length(near - images, "l2")
+        assert (np.isclose(apart, eps, rtol=1e-3) | np.isclose(near, np.clip(moved, 0, 1)).all((1, 2, 3))).all()
+        away = (moved - near).astype(np.float64)
+        for _ in range(30):
+            inside = projection(images, eps, "l2")(near + rng.standard_normal(images.shape).astype(np.float32) * 0.1)
+            assert excess(images, inside, eps, "l2")[0] == 0
+            slack = (away * (inside - near)).sum((1, 2, 3)) / np.maximum(length(away, "l2"), 1e-9)
+            assert slack.max() <= 1e-3 * eps
+
+
 def test_starts_fill_the_l2_ball_and_belong_to_the_sample() -> None:
     noise = start_noise(0, 0, range(300), (1, 1, 3), "l2")
     sizes = np.linalg.norm(noise.reshape(300, -1), axis=1)

@@ -209,3 +209,49 @@ def test_a_trained_network_is_named_as_what_it_is(run: Path, cli: Cli) -> None:
         failed = cli(f"verify {name}", run)
         assert failed.code == 4
         assert "expected model.onnx" in failed.error
+
+
+def test_a_network_without_a_defence_and_further_providers(run: Path, cli: Cli) -> None:
+    shipped = "atmc-run/model.onnx"
+    report, checks = verdict(cli, run, f"--provider cpu --provider auto --undefended {shipped} -n 60")
+    assert checks["providers"] == "passed"
+    found = {check["name"]: check for check in report["verdict"]["checks"]}
+    fallen = found["undefended"]["evidence"]["network"]
+    assert fallen["file"] == shipped
+    assert checks["undefended"] == (
+        "passed" if fallen["robust"]["clopper_pearson_95"][0] <= fallen["chance"] else "failed"
+    )
+    (run / "bad.onnx").write_text("x")
+    failed = cli("verify --undefended bad.onnx", run)
+    assert failed.code == 4
+    assert "bad.onnx is not an ONNX file" in failed.error
+
+
+def test_a_file_without_a_gradient_is_attacked_by_a_surrogate(run: Path, cli: Cli) -> None:
+    shipped, honest = run / "atmc-run" / "model.onnx", run / "honest.onnx"
+    shutil.copy(shipped, honest)
+    model = onnx.load_model(shipped)
+    graph = model.graph
+    name = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = [f"{name}.plain" if output == name else output for output in node.output]
+    graph.initializer.append(numpy_helper.from_array(np.float32(0), "nothing"))
+    graph.node.extend(
+        [
+            onnx.helper.make_node("Sin", [f"{name}.plain"], ["wave"], name="the sine"),
+            onnx.helper.make_node("Mul", ["wave", "nothing"], ["flat"]),
+            onnx.helper.make_node("Add", [f"{name}.plain", "flat"], [name]),
+        ]
+    )
+    onnx.save_model(model, shipped)
+    options = "-n 60 --surrogate honest.onnx"
+    report, checks = verdict(cli, run, options)
+    assert checks["white-box"] == "failed"
+    reason = next(check["reason"] for check in report["verdict"]["checks"] if check["name"] == "white-box")
+    assert "operator Sin (node 'the sine'" in reason
+    assert [attack["name"].startswith("transfer, ") for attack in report["attacks"]] == [True, True, True, False]
+    assert report["robust"] is None
+    allowed, checks = verdict(cli, run, f"{options} {write(run, 'allow_black_box: true')}")
+    assert checks["white-box"] == "warning"
+    plain, _ = verdict(cli, run, "honest.onnx -n 60 -o report")
+    assert allowed["robust"]["correct"] == plain["robust"]["correct"] < allowed["clean"]["correct"]

@@ -99,6 +99,16 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "ConvTranspose": [
         ("y = ConvTranspose<strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>(x, w)", {"w": weights(4, 3, 3, 3)}),
+        *(
+            (f'y = ConvTranspose<auto_pad="{mode}", strides=[2,{stride}]>(x, w)', {"w": weights(4, 3, 3, 4)})
+            for mode in ("SAME_UPPER", "SAME_LOWER", "VALID")
+            for stride in (1, 2)
+        ),
+    ],
+    "CumSum": [
+        ("y = CumSum(x, a)", {"a": np.array(1)}),
+        ("y = CumSum<exclusive=1, reverse=1>(x, a)", {"a": np.array(-1)}),
+        ("y = CumSum<reverse=1>(x, a)", {"a": np.array(2)}),
     ],
     "DepthToSpace": [
         ("y = DepthToSpace<blocksize=2>(x)", {}),
@@ -173,6 +183,12 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "GlobalAveragePool": [("y = GlobalAveragePool(x)", {})],
     "GlobalMaxPool": [("y = GlobalMaxPool(x)", {})],
+    "GridSample": [
+        ("y = GridSample(x, g)", {"g": 1.2 * weights(3, 5, 4, 2) / np.abs(weights(3, 5, 4, 2)).max()}),
+        ("y = GridSample<align_corners=1>(x, g)", {"g": 0.9 * np.tanh(9 * weights(3, 3, 7, 2))}),
+        ('y = GridSample<padding_mode="border">(x, g)', {"g": 1.5 * np.tanh(9 * weights(3, 5, 4, 2))}),
+        ('y = GridSample<mode="nearest">(x, g)', {"g": 1.2 * np.tanh(9 * weights(3, 5, 4, 2))}),
+    ],
     "GroupNormalization": [
         ("y = GroupNormalization<num_groups=2>(x, s, b)", {"s": weights(4), "b": weights(4)}),
         ("y = GroupNormalization<num_groups=4, epsilon=0.1>(x, s, b)", {"s": weights(4), "b": weights(4)}),
@@ -191,6 +207,11 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "LeakyRelu": [("y = LeakyRelu<alpha=0.3>(x)", {}), ("y = LeakyRelu(x)", {}), ("y = LeakyRelu<alpha=-2.0>(x)", {})],
     "Log": [("e = Mul(x, x)\np = Add(e, c)\ny = Log(p)", {"c": np.float32(0.1)})],
     "LogSoftmax": [("y = LogSoftmax<axis=1>(x)", {}), ("y = LogSoftmax(x)", {})],
+    "LpPool": [
+        ("y = LpPool<kernel_shape=[2,2], strides=[2,2]>(x)", {}),
+        ("y = LpPool<kernel_shape=[3,2], p=3, pads=[1,0,1,1]>(x)", {}),
+        ("y = LpPool<kernel_shape=[2,2], p=1, dilations=[2,1]>(x)", {}),
+    ],
     "MatMul": [
         ("g = Flatten(x)\ny = MatMul(g, w)", {"w": weights(144, 7)}),
         ("y = MatMul(x, w)", {"w": weights(6, 5)}),
@@ -251,6 +272,11 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("y = ReduceMean<keepdims=1, noop_with_empty_axes=1>(x)", {}),
     ],
     "ReduceMin": [("y = ReduceMin<keepdims=0>(x, a)", {"a": [3]})],
+    "ReduceProd": [
+        ("y = ReduceProd(x, a)", {"a": [1]}),
+        ("e = Mul(x, four)\ny = ReduceProd<keepdims=0>(e, a)", {"a": [3], "four": np.float32(4)}),
+        ("r = Relu(x)\ny = ReduceProd<keepdims=0>(r, a)", {"a": [1]}),
+    ],
     "ReduceSum": [
         ("y = ReduceSum(x, a)", {"a": [1]}),
         ("y = ReduceSum<keepdims=0>(x, a)", {"a": [1, -1]}),
@@ -310,6 +336,10 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("t = Transpose<perm=[1,0,2,3]>(x)\nr = Tile(t, n)\ny = Transpose<perm=[1,0,2,3]>(r)", {"n": [2, 1, 3, 1]}),
     ],
     "Transpose": [("y = Transpose<perm=[0,2,3,1]>(x)", {}), ("t = Transpose(x)\ny = Transpose<perm=[3,1,0,2]>(t)", {})],
+    "Trilu": [
+        ("y = Trilu(x)", {}),
+        ("y = Trilu<upper=0>(x, k)", {"k": np.array(-1)}),
+    ],
     "Unsqueeze": [("y = Unsqueeze(x, a)", {"a": [1, -1]})],
     "Where": [
         ("p = Greater(x, c)\ny = Where(p, x, c)", {"c": weights(6, 1)}),
@@ -395,6 +425,32 @@ WINDOWS: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = [
         "ConvTranspose<group=2, dilations=[1,2]>(x, w)",
         lambda x: F.conv_transpose2d(x, torch.from_numpy(weights(4, 3, 2, 2)), groups=2, dilation=(1, 2)),
     ),
+    (
+        "ConvTranspose<strides=[2,2], output_shape=[11,12]>(x, v)",
+        lambda x: F.conv_transpose2d(x, torch.from_numpy(weights(4, 3, 4, 4)), stride=2)[:, :, 2:-1, 1:-1],
+    ),
+    (
+        'ConvTranspose<strides=[2,1], auto_pad="SAME_UPPER">(x, v)',
+        lambda x: F.conv_transpose2d(x, torch.from_numpy(weights(4, 3, 4, 4)), stride=(2, 1))[:, :, 1:-1, 1:-2],
+    ),
+    (
+        'ConvTranspose<strides=[2,1], auto_pad="SAME_LOWER">(x, v)',
+        lambda x: F.conv_transpose2d(x, torch.from_numpy(weights(4, 3, 4, 4)), stride=(2, 1))[:, :, 1:-1, 2:-1],
+    ),
+    ("LpPool<kernel_shape=[3,3], strides=[2,2]>(x)", lambda x: F.lp_pool2d(x, 2.0, 3, 2)),
+    ("CumSum<exclusive=1>(x, axis)", lambda x: x.cumsum(2) - x),
+    ("Trilu<upper=0>(x)", torch.tril),
+    ("ReduceProd<keepdims=0>(x, axes)", lambda x: x.prod(1)),
+    *(
+        (
+            f'GridSample<padding_mode="{padding}", align_corners={aligned}>(x, grid)',
+            lambda x, p=padding, a=aligned: F.grid_sample(
+                x, torch.from_numpy(1.3 * weights(3, 5, 4, 2)), padding_mode=p, align_corners=bool(a)
+            ),
+        )
+        for padding in ("zeros", "border")
+        for aligned in (0, 1)
+    ),
     ("Pad(x, p)", lambda x: F.pad(x, (-1, 2, 1, -2, 0, -1))),
     ("LRN<size=3, alpha=0.9, beta=0.6, bias=1.5>(x)", lambda x: F.local_response_norm(x, 3, 0.9, 0.6, 1.5)),
     ("LRN<size=7, alpha=30.0>(x)", lambda x: F.local_response_norm(x, 7, 30.0)),
@@ -405,6 +461,7 @@ WINDOWS: list[tuple[str, Callable[[torch.Tensor], torch.Tensor]]] = [
 def test_windows_agree_with_torch_where_values_tie(body: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Images of three grey levels: nearly every window has several maxima, of which torch takes the first."""
     constants = {"centre": np.float32(0.5), "w": weights(4, 3, 2, 2), "p": [0, 0, 1, -1, 0, -1, -2, 2]}
+    constants |= {"v": weights(4, 3, 4, 4), "axis": np.array(2), "axes": [1], "grid": 1.3 * weights(3, 5, 4, 2)}
     model = classifier(f"y = {body}", constants)
     images, labels = batch()
     images = np.round(images * 2) / 2
@@ -412,6 +469,24 @@ def test_windows_agree_with_torch_where_values_tie(body: str, function: Callable
     for loss in LOSSES:
         expected = torch_gradient(lambda x: function(x - 0.5).flatten(1) @ head, images, labels, loss)
         assert relative_error(gradient(model, images, labels, loss), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("options", ["align_corners=0", "align_corners=1", 'padding_mode="border"'])
+def test_a_grid_that_the_image_decides_agrees_with_torch(options: str) -> None:
+    """As in a spatial transformer. (onnx's reference computes places in float32, too coarse for finite differences.)"""
+    body = f"f1 = Flatten(x)\nk = Gemm(f1, v)\nt = Tanh(k)\ng = Reshape(t, s)\ny = GridSample<{options}>(x, g)"
+    model = classifier(body, {"v": 2 * weights(144, 40), "s": [0, 5, 4, 2]})
+    head, centre, matrix = constant(model, "head"), constant(model, "centre"), constant(model, "v")
+    padding = "border" if "border" in options else "zeros"
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        grid = torch.tanh((x - centre).flatten(1) @ matrix).reshape(-1, 5, 4, 2)
+        return F.grid_sample(x - centre, grid, padding_mode=padding, align_corners="=1" in options).flatten(1) @ head
+
+    images, labels = batch()
+    for loss in LOSSES:
+        expected = torch_gradient(function, images, labels, loss)
+        assert relative_error(gradient(model, images, labels, loss), expected) <= 1e-5
 
 
 def standardized(x: torch.Tensor) -> torch.Tensor:
@@ -640,7 +715,7 @@ def test_local_functions_are_inlined() -> None:
 @pytest.mark.parametrize(
     ("body", "constants", "named"),
     [
-        ("y = CumSum(x, a)", {"a": np.array(1)}, "CumSum"),
+        ('y = GridSample<mode="cubic">(x, g)', {"g": weights(3, 5, 4, 2)}, "cubic"),
         ("d, ds, dz = DynamicQuantizeLinear(x)\ny = Cast<to=1>(d)", {}, "DynamicQuantizeLinear"),
         ("m = ReduceMean<keepdims=0>(x, a)\nw = Reshape(m, s)\ny = Conv(x, w)", {"a": [0], "s": [1, 4, 6, 6]}, "'w'"),
         (

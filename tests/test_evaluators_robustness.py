@@ -203,3 +203,32 @@ def test_autoattack_spends_nothing_on_the_fooled_and_finds_what_the_standard_att
     assert check_threat_model(auto, eps).passed
     assert check_recomputed(fit(), held_out[1], auto, 64).passed
     assert check_white_box_strongest(auto).passed
+
+
+def test_without_a_gradient_a_surrogate_attacks_by_transfer(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    black, settings = fit(BlackBox), replace(SETTINGS, square_samples=100)
+    alone = attack(black, *held_out, 0.05, settings)
+    assert alone.transfer == ()
+    assert alone.without_gradient == alone.black_box.accuracy
+    twin, other = (attack(black, *held_out, 0.05, settings, surrogate=fit(hidden=h)) for h in (200, 60))
+    white = attack(fit(), *held_out, 0.05, settings)
+    assert twin.white_box == other.white_box == ()
+    assert [result.name for result in twin.attacks[:3]] == [f"transfer, {result.name}" for result in white.white_box]
+    for found, exact in zip(twin.transfer, white.white_box, strict=True):
+        np.testing.assert_array_equal(found.robust, exact.robust)
+    assert twin.without_gradient == white.accuracy
+    clean = correct(black.logits(held_out[0]), held_out[1]).mean()
+    assert white.accuracy.value < other.without_gradient.value < clean
+    assert other.without_gradient.n == len(held_out[1])
+    nothing = attack(black, *held_out, 0.05, settings, surrogate=fit(BlackBox))
+    assert nothing.transfer == ()
+    assert "nor has the surrogate one" in nothing.no_gradient
+
+
+def test_transfer_counts_where_the_policy_allows_it(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    measured = attack(fit(BlackBox), *held_out, 0.05, SETTINGS, surrogate=fit(hidden=60))
+    failed, allowed = (check_white_box(measured, allow) for allow in (False, True))
+    assert (failed.status, allowed.status) == ("failed", "warning")
+    for check in (failed, allowed):
+        assert "operator Mystery" in check.reason
+        assert "transfer, pgd-" in check.reason

@@ -18,17 +18,10 @@ def read_baseline(path: Path, artefact: ClassifierFacts, provider: str, threads:
     Raises:
         InputError: missing, damaged, of another kind, or of other images or classes.
     """
-    content = read_bytes(path, MAX_BYTES)
     if path.suffix == ".onnx":
-        model = adopted(parse_graph(content, str(path)), artefact.image_shape)
-        classifier = OrtClassifier(model, provider, threads)
-        own, other = ((facts.image_shape, facts.n_classes) for facts in (artefact, classifier.facts))
-        if own != other:
-            what = "images {} and {} classes"
-            raise InputError(
-                f"the baseline {path} does not fit the artefact", expected=what.format(*own), got=what.format(*other)
-            )
-        return BaselineFile(str(path), sha256(content), classifier=classifier)
+        classifier, digest = read_network(path, artefact, provider, threads, "baseline")
+        return BaselineFile(str(path), digest, classifier=classifier)
+    content = read_bytes(path, MAX_BYTES)
     if path.suffix != ".json":
         raise InputError(f"{path} is no baseline", expected=EXPECTED)
     try:
@@ -38,3 +31,22 @@ def read_baseline(path: Path, artefact: ClassifierFacts, provider: str, threads:
     if not isinstance(report, dict) or "verdict" not in report:
         raise InputError(f"{path} is no report of verify", expected=EXPECTED)
     return BaselineFile(str(path), sha256(content), report=report)
+
+
+def read_network(
+    path: Path, artefact: ClassifierFacts, provider: str, threads: int | None, role: str
+) -> tuple[OrtClassifier, str]:
+    """The network in the ONNX file `path`, which takes the images and gives the classes of the artefact; its digest.
+
+    Raises:
+        InputError: missing, damaged, or of other images or classes; `role` is what it is called.
+    """
+    content = read_bytes(path, MAX_BYTES)
+    classifier = OrtClassifier(adopted(parse_graph(content, str(path)), artefact.image_shape), provider, threads)
+    own, other = ((facts.image_shape, facts.n_classes) for facts in (artefact, classifier.facts))
+    if own != other:
+        what = "images {} and {} classes"
+        raise InputError(
+            f"the {role} {path} does not fit the artefact", expected=what.format(*own), got=what.format(*other)
+        )
+    return classifier, sha256(content)

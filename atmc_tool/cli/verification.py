@@ -3,14 +3,14 @@
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atmc_tool import __version__
-from atmc_tool.cli.baseline import read_baseline
+from atmc_tool.cli.baseline import read_baseline, read_network
 from atmc_tool.cli.data_source import data_folder, load_configured
 from atmc_tool.cli.launch import threads
 from atmc_tool.cli.origin import Origin, find_origin
@@ -29,7 +29,9 @@ from evaluators.held_out import check_held_out
 from evaluators.onnx_adoption import adopted, softmax_input
 from evaluators.parity import same_logits
 from evaluators.policy import parse_policy
+from evaluators.providers import check_providers
 from evaluators.report.examples import Example, fooled_examples
+from evaluators.undefended import check_undefended
 from evaluators.verification import Artefact, Verification, verify
 from exporters.atmc_file import describe
 from exporters.dense import dense_bytes, gzip_dense_bytes
@@ -50,6 +52,9 @@ def verify_file(
     baseline: Path | None = None,
     logits: str = "",
     signed: Check | None = None,
+    undefended: Path | None = None,
+    others: Sequence[str] = (),
+    surrogate: Path | None = None,
 ) -> tuple[dict[str, Any], Verification, list[Example]]:
     """The report on the exported file, what it rests on, and images that fool it; of several processes, each one's.
 
@@ -57,6 +62,9 @@ def verify_file(
     baseline: a dense network, or the report of an earlier verification, to compare with
     logits:   name of the value to judge, empty for the only output
     signed:   whose signature the file has, where that was asked
+    undefended: a network trained without attacks, which the attack has to bring down
+    surrogate: a network by whose gradient is attacked where the file has none
+    others:   further providers, whose answers must be the same
 
     Raises:
         UsageError, InputError, MissingEnvironmentError: it can't be verified.
@@ -75,8 +83,22 @@ def verify_file(
         note(f"the outputs of {path} are probabilities; --logits {inner} judges what they are made of")
     model = adopted(model, data.image_shape, logits)
     images = test_subset(data.test, config.evaluation.n, SEED)
+    floats, labels = images.floats(), images.labels.astype(np.int64)
     first = OrtClassifier(model, provider, threads())
+    also = {name: OrtClassifier(model, name, threads()) for name in others}
     which = config.evaluation.attack
+    settings = AttackSettings(
+        attack="standard" if which == "comparison" else which,
+        steps=config.evaluation.steps,
+        restarts=config.evaluation.restarts,
+        square_queries=config.evaluation.square_queries,
+        seed=SEED,
+    )
+    twin = known = None
+    if surrogate is not None:
+        twin = read_network(surrogate, first.facts, provider, threads(), "surrogate")[0]
+    if undefended is not None:
+        known = (str(undefended), read_network(undefended, first.facts, provider, threads(), "undefended network")[0])
     with staged() as progress:
         verification = verify(
             lambda: OrtClassifier(model, provider, threads()),
@@ -85,13 +107,7 @@ def verify_file(
             threat_model,
             Artefact(str(path), len(content), sha256(content), origin.digests),
             image_shape=first.facts.image_shape,
-            settings=AttackSettings(
-                attack="standard" if which == "comparison" else which,
-                steps=config.evaluation.steps,
-                restarts=config.evaluation.restarts,
-                square_queries=config.evaluation.square_queries,
-                seed=SEED,
-            ),
+            settings=settings,
             policy=policy,
             expected=origin.expected,
             decoded=None if origin.expected is None else decoded_weights(model, origin.expected.names),
@@ -100,11 +116,25 @@ def verify_file(
             comparison=which == "comparison",
             progress=progress,
             spread=ranks,
+            surrogate=twin,
         )
-    compared = [check_held_out(images.images, _seen(data)), *([signed] if signed else [])]
+        control = check_undefended(
+            lambda linear: OrtClassifier(linear, provider, threads()),
+            floats,
+            labels,
+            threat_model,
+            settings,
+            known,
+            progress,
+            ranks,
+        )
+    compared: list[Check] = [check_held_out(images.images, _seen(data)), control, *([signed] if signed else [])]
+    found, examples = verification.robustness, []
+    stored = None if found is None else found.adversarial
+    compared.append(check_providers(first, also, floats, labels, stored, settings.batch_size))
     if origin.whole:
         whole = OrtClassifier(origin.whole, provider, threads())
-        compared.append(same_logits(first, whole, images.floats()[:COMPARED]))
+        compared.append(same_logits(first, whole, floats[:COMPARED]))
     verification = verification.with_checks(*origin.checks, *compared)
     report = {
         "atmc_tool": __version__,
@@ -117,7 +147,6 @@ def verify_file(
         **_made_of(origin, path, len(content)),
         "provenance": _provenance(first.provider),
     }
-    found, examples = verification.robustness, []
     if found is not None and found.robust is not None and found.adversarial is not None:
         examples = fooled_examples(
             first, images.images, images.labels, found.robust, found.adversarial, data.class_names

@@ -45,7 +45,17 @@ STDOUT = Path("-")
 @click.option("--baseline", type=PATH, help="A dense .onnx, or an earlier verify.json: compared image by image.")
 @click.option("--signature", type=PATH, help="Of the file, by model-signing: it must be one by --public-key.")
 @click.option("--public-key", type=PATH, help="PEM of the elliptic key that must have signed the file.")
-@click.option("--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--undefended", type=PATH, help="A network (.onnx) trained without attacks: the attack has to break it.")
+@click.option("--surrogate", type=PATH, help="A network (.onnx) to attack by where the file has no gradient: transfer.")
+@click.option(
+    "--provider",
+    "providers",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    multiple=True,
+    default=["auto"],
+    show_default=True,
+    help="Of onnxruntime; given again: one more, whose answers must be those of the first.",
+)
 @click.option("--logits", default="", metavar="NAME", help="Output to judge, or what the softmax at the end reads.")
 @click.option("--offline", is_flag=True, help="Download nothing: data that are not on this machine are an error.")
 @click.option("-o", "--output", type=PATH, help="Folder for the reports; default: where the artefact lies.")
@@ -61,7 +71,9 @@ def command(
     baseline: Path | None,
     signature: Path | None,
     public_key: Path | None,
-    provider: str,
+    undefended: Path | None,
+    surrogate: Path | None,
+    providers: tuple[str, ...],
     logits: str,
     offline: bool,
     output: Path | None,
@@ -96,7 +108,18 @@ def command(
         remove(manifest)  # until there is a verdict
     with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
         signed = check_signature(path, signature, public_key)
-        report, verification, examples = verify_file(path, provider, ranks, resolve, baseline, logits, signed)
+        report, verification, examples = verify_file(
+            path,
+            providers[0],
+            ranks,
+            resolve,
+            baseline,
+            logits,
+            signed=signed,
+            undefended=undefended,
+            others=providers[1:],
+            surrogate=surrogate,
+        )
     if is_first():
         made = {destination: (json.dumps(report, indent=2) + "\n").encode()}
         made[destination.with_suffix(".html")] = verify_report(report, examples)

@@ -17,6 +17,8 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "logits": "A softmax at the end hides gradients: remove it. For NaN, look at the training's loss.",
         "normalisation": "Put the normalisation into the graph: the file must take RGB images in [0, 1] as they are.",
         "determinism": "Remove noise and dropout from the graph, and put batch norms into evaluation mode.",
+        "providers": "The file answers otherwise on another provider: ship it for one, or find out which of its "
+        "operators rounds there.",
         "white-box": "The file can't be attacked by its own gradient: export again with operators that have a gradient "
         "rule and opset 16 or later.",
         "perturbations": "An attack left the threat model. This is a fault of the tool: please report it.",
@@ -27,6 +29,8 @@ ADVICE: Mapping[str, str] = MappingProxyType(
         "logits.",
         "robustness-judged": "Nothing was proved about robustness: give --min-robust, or measure as at compression.",
         "large-eps": "The attack does not work on this network, so its numbers mean nothing. Gradients may be masked.",
+        "undefended": "The attack misses images that are known to fall, so its numbers mean nothing: raise --steps. A "
+        "network that you named may have a defence, or the attack be too weak at this eps.",
         "attack-order": "A weaker attack does better than a stronger one: gradients may be masked.",
         "eps-curve": "More eps does not help the attack: gradients may be masked.",
         "losses-agree": "One loss attacks much better than the other: look for saturated logits, and raise --restarts.",
