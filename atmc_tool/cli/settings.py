@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from atmc_tool.config import Config
 
 CONFIG_FILE = Path("atmc.yaml")
-BUDGETS = ("keep", "size", "nominal_size")
+BUDGETS = ("keep", "size", "nominal_size", "strategy")
 
 
 def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
@@ -105,6 +105,8 @@ def _merge_budgets(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         stated = layer.get("compress")
         if isinstance(stated, Mapping) and any(stated.get(key) is not None for key in BUDGETS):
             result = merge(result, {"compress": dict.fromkeys(BUDGETS)})
+            if stated.get("strategy") is not None:
+                result["compress"].pop("layers", None)  # what an earlier strategy has become
         result = merge(result, layer)
     return result
 

@@ -34,7 +34,7 @@ from atmc_tool.methods.quantizer import BITS_UNTIL_CHOSEN, Quantizer
 from atmc_tool.methods.score_search import ScoreSearch
 from atmc_tool.methods.search import Fixed, Hard, Latent, Search
 from atmc_tool.projections import cubic_budget
-from atmc_tool.selection import Selection, layer_shares
+from atmc_tool.selection import Selection, layer_rate, layer_shares
 from atmc_tool.structures import batch_norms
 
 
@@ -56,8 +56,7 @@ class Atmc:
         self._flat = [t.requires_grad_() for factors in self._factors.values() for t in factors.values()]
         self._n_weights = sum(parameter.numel() for parameter in chosen.values())
         self._kept = budget.kept
-        bits = BITS_UNTIL_CHOSEN if config.bits == "auto" else config.bits or 0
-        self._quantizer = Quantizer(self._flat, bits, config.rho)
+        self._quantizer = Quantizer(self._flat, self._bits(), config.rho)
         norms = batch_norms(network, image_shape) if config.structure == "bn-filter" else {}
         self._scales = [self._rest[norms[name]] if name in norms else None for name in chosen] if norms else []
         self._selection = Selection(
@@ -75,6 +74,17 @@ class Atmc:
         self._found = False  # whether that was the search for the budget itself, not one of a round before
         self._started = [t != 0 for t in self._flat] if config.keep_zeros else None
         self._finished = False
+
+    def _bits(self) -> list[int]:
+        """Bits of the codebook of every factor."""
+        config = self._config
+        default = BITS_UNTIL_CHOSEN if config.bits == "auto" else config.bits or 0
+        stated = {name: layer_rate(name, config.layers) for name in self._factors}
+        return [
+            default if (rate := stated[name]) is None else rate.bits or default
+            for name, factors in self._factors.items()
+            for _ in factors
+        ]
 
     @property
     def kept(self) -> int:

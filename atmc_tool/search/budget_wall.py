@@ -78,7 +78,22 @@ class BudgetWall:
 
     def allows(self, rates: Sequence[float]) -> bool:
         """Whether these rates of the slots, clipped and rounded, cost at most the limit."""
-        return self.cost(self._kept(rates)) <= self.limit
+        return self.cost_at(rates) <= self.limit
+
+    def cost_at(self, rates: Sequence[float]) -> int:
+        """What these rates of the slots cost, clipped and rounded."""
+        return self.cost(self._kept(rates))
+
+    def shares_of_whole(self) -> list[float]:
+        """1 for every layer."""
+        return [1.0] * len(self.layers)
+
+    def with_slot(self, slot: int, rate: float) -> list[float]:
+        """Shares of all layers where one slot has `rate` and the others are whole."""
+        shares = self.shares_of_whole()
+        for i in self.slots[slot]:
+            shares[i] = kept_units(self.layers[i], self.structure, rate) / units_of(self.layers[i], self.structure)
+        return shares
 
     def layer_rates(self, rates: Sequence[float]) -> list[float]:
         """Executed rates of the slots → of all layers."""

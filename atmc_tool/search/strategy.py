@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from atmc_tool.config_errors import explain
 from atmc_tool.errors import InputError
@@ -31,6 +39,10 @@ class LayerRate(_Section):
     keep: float = Field(gt=0, le=1)
     bits: Annotated[int, Field(ge=1, le=8)] | None = None
     rank: Annotated[int, Field(ge=1)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _stated(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in plain(self).items() if value is not None}
 
 
 class StrategyBudget(_Section):
@@ -80,12 +92,18 @@ class Strategy(_Section):
         return {name: rate.keep for name, rate in self.layers.items()}
 
     def settings(self) -> dict[str, Any]:
-        """Section `compress` of the configuration that keeps exactly this; its budget is not part of it."""
+        """Section `compress` of a method that prunes, so that it keeps exactly this; the share in all is left out.
+
+        So are ranks: they are for alr.
+        """
         bits = [rate.bits for rate in self.layers.values() if rate.bits is not None]
         return {
             "structure": self.structure,
             "scope": "layer",
-            "layers": {name: rate.model_dump(exclude_none=True) for name, rate in self.layers.items()},
+            "layers": {
+                name: rate.keep if rate.bits is None else {"keep": rate.keep, "bits": rate.bits}
+                for name, rate in self.layers.items()
+            },
             **({"bits": max(bits)} if bits else {}),
         }
 
