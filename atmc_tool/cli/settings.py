@@ -68,6 +68,9 @@ def layered(layers: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any] | N
     stated = build_config(_merge_budgets(layers))
     if not recorded:
         return stated
+    if stated.compress.strategy is not None and isinstance(recorded.get("compress"), Mapping):
+        then = {key: value for key, value in recorded["compress"].items() if key != "layers"}
+        recorded = {**recorded, "compress": then}  # its layers are what the strategy became
     config = build_config(_merge_budgets([recorded, *layers]))
     _refuse_code("network", "--arch", stated.model.arch, config.model.arch)
     _refuse_code("data set", "--data", stated.data.name, config.data.name)
@@ -105,8 +108,6 @@ def _merge_budgets(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         stated = layer.get("compress")
         if isinstance(stated, Mapping) and any(stated.get(key) is not None for key in BUDGETS):
             result = merge(result, {"compress": dict.fromkeys(BUDGETS)})
-            if stated.get("strategy") is not None:
-                result["compress"].pop("layers", None)  # what an earlier strategy has become
         result = merge(result, layer)
     return result
 
