@@ -143,13 +143,13 @@ class CompressConfig(ScheduleConfig):
                        `hard`: the weights are projected after every step, as published;
                        `fixed`: they are projected once, before the first step;
                        `admm`: they are drawn towards their projection (R-ADMM);
-                       `scores`: scores are trained that say which to keep, the weights are not (HYDRA)
+                       `scores`: scores are trained that say which to keep, the weights are not (HYDRA);
+                       `rates`: with them a rate for every layer that says how much (HARP)
     structure:         what is kept or dropped together: `irregular`, `filter`, `column`, `channel`, `bn-filter`, or
                        `2:4`, at most 2 of 4 neighbouring input channels
     scope:             `global`: one budget for the network; `layer`: the same share of every layer
     strategy:          file that says what every layer keeps, instead of a budget; becomes `layers` when a run begins
-    layers:            pattern of weight names → share that those layers keep, with the scope `layer`; or keep, bits and
-                       rank
+    layers:            pattern of weight names → share they keep, or {keep, bits, rank}, with the scope `layer`
     keep_zeros:        weights that are zero in the given network stay zero
     search_share:      share of the pruning part that goes to the search; in the rest what was found is retrained
     search_lr:         learning rate of the search; None: `lr`
@@ -158,6 +158,7 @@ class CompressConfig(ScheduleConfig):
     search_rho:        of `admm`: penalty
     rho_growth:        of `admm`: its growth at every such update
     rho_compounding:   of `admm`: let it grow as in the code that was published, by n + 1 after n updates as well
+    budget_weight:     of `rates`: weight of what exceeds the budget; grows until that is met
     path:              share of the search over which the budget falls (cubically) from dense to `keep`
     quantize_share:    share of the schedule spent with the codebook penalty
     quantize_lr:       learning rate of that part
@@ -165,7 +166,7 @@ class CompressConfig(ScheduleConfig):
     codebook_interval: steps between updates of codebooks and duals
     """
 
-    method: Literal["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "lwm", "dense"] = "atmc"
+    method: Literal["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "harp", "lwm", "dense"] = "atmc"
     lr: float = Field(0.05, gt=0)
     keep: float | None = Field(None, gt=0, le=1)
     size: str | None = None
@@ -173,7 +174,7 @@ class CompressConfig(ScheduleConfig):
     bits: Annotated[int, Field(ge=1, le=8)] | Literal["auto"] | None = 4
     factors: Literal["none", "uv", "uvc"] = "none"
     start: Literal["published", "svd"] = "published"
-    projection: Literal["latent", "hard", "fixed", "admm", "scores"] = "latent"
+    projection: Literal["latent", "hard", "fixed", "admm", "scores", "rates"] = "latent"
     structure: str = "irregular"
     scope: Literal["global", "layer"] = "global"
     strategy: str | None = None
@@ -186,6 +187,7 @@ class CompressConfig(ScheduleConfig):
     search_rho: float = Field(1e-3, gt=0)
     rho_growth: float = Field(1.3, ge=1)
     rho_compounding: bool = False
+    budget_weight: float = Field(0.01, gt=0)
     path: float = Field(0.4, ge=0, lt=1)
     quantize_share: float = Field(0.25, ge=0, lt=1)
     quantize_lr: float = Field(0.01, gt=0)
@@ -217,6 +219,8 @@ class CompressConfig(ScheduleConfig):
 
     @model_validator(mode="after")
     def _fits_layers(self) -> "CompressConfig":
+        if self.layers and self.strategy is not None:
+            raise ValueError("give layers or strategy, not both")
         rates = [rate if isinstance(rate, LayerRate) else LayerRate(keep=rate) for rate in self.layers.values()]
         if self.method == "alr" and any(rate.rank is None for rate in rates):
             raise ValueError("alr prunes no entries: layers takes ranks, {keep: 0.1, rank: 3}")
@@ -226,8 +230,6 @@ class CompressConfig(ScheduleConfig):
             raise ValueError("bits in layers need a number in bits, for the layers that state none")
         if self.layers and self.scope == "global" and self.method != "alr":
             raise ValueError("shares of layers need scope: layer")
-        if self.layers and self.strategy is not None:
-            raise ValueError("give layers or strategy, not both")
         return self
 
     @model_validator(mode="after")
@@ -245,7 +247,9 @@ class CompressConfig(ScheduleConfig):
             raise ValueError("factors U V C have one budget of single entries: no structure, no scope layer")
         if self.factors != "none" and self.keep_zeros:
             raise ValueError("keep_zeros is about weights, not about factors U V C")
-        if self.structure == "bn-filter" and self.projection == "scores":
+        if self.projection == "rates" and self.scope == "global":
+            raise ValueError("rates finds a share for every layer: leave scope out, or say layer")
+        if self.structure == "bn-filter" and self.projection in ("scores", "rates"):
             raise ValueError("bn-filter is ranked by batch norms, scores rank weights: take filter")
         return self
 

@@ -14,7 +14,7 @@ SHORT = "--set attack.steps=1 --set evaluation.n=20 --set evaluation.steps=1 --s
 WEIGHTS = {"conv1.weight": 288, "conv2.weight": 18_432, "fc1.weight": 32_768, "fc2.weight": 1_280}
 KEPT = {"conv1.weight": 200, "conv2.weight": 1_001, "fc1.weight": 333, "fc2.weight": 640}
 BITS = {"conv1.weight": 5, "conv2.weight": 2, "fc1.weight": 1, "fc2.weight": 3}
-PRUNING = ("atmc", "al0", "ap", "nap", "admm", "hydra", "lwm")
+PRUNING = ("atmc", "al0", "ap", "nap", "admm", "hydra", "harp", "lwm")
 
 
 def strategy(folder: Path, **facts: object) -> Path:

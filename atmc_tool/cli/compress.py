@@ -40,7 +40,7 @@ NAMED = 6  # parameters of a kind that are named at the end; --dry-run and --jso
 @setting(
     "compress.method",
     "--method",
-    type=click.Choice(["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "lwm", "dense"]),
+    type=click.Choice(["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "harp", "lwm", "dense"]),
     help="What compresses; default atmc.",
 )
 @setting(
