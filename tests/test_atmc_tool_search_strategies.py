@@ -158,9 +158,19 @@ def test_costs_against_their_definitions() -> None:
     ]
     assert cost_of(small, "channel", "weights")([3, 4, 2]) == 8 * 3 * 9 + 4 * 4 * 9 + 10 * 2
     assert cost_of(small, "channel", "flops")([3, 4, 2]) == 8 * 3 * 9 * 16 + 4 * 4 * 9 * 4 + 10 * 2
-    assert cost_of(small, "channel", "shrunk")([3, 4, 2]) == 8 * 3 * 9 + 4 * 4 * 9 // 2 + 10 * 2
+    assert cost_of(small, "channel", "shrunk")([3, 4, 2]) == 4 * 3 * 9 + 2 * 4 * 9 + 10 * 2
     assert cost_of(small, "irregular", "shrunk")([3, 4, 2]) == 9
-    assert cost_of(small, "filter", "shrunk")([4, 2, 10]) == 4 * 27 + 2 * 4 * 9 + 40
+    assert cost_of(small, "filter", "shrunk")([4, 2, 10]) == 4 * 27 + 2 * 4 * 9 + 10 * 2
+
+
+def test_shortcuts_are_no_neighbours() -> None:
+    """All channels kept but those that layer3.0.conv1 and its shortcut read: what they lose, and what feeds them."""
+    cost = cost_of(LAYERS, "channel", "shrunk")
+    whole = [units_of(layer, "channel") for layer in LAYERS]
+    kept = [k // 2 if layer.group == "layer3.0.conv1.weight" else k for layer, k in zip(LAYERS, whole, strict=True)]
+    sizes = {layer.name: layer.weights for layer in LAYERS}
+    halved = ("layer3.0.conv1.weight", "layer3.0.downsample.0.weight", "layer2.1.conv2.weight")
+    assert cost(whole) - cost(kept) == sum(sizes[name] for name in halved) // 2
 
 
 def test_erk_is_proportional_below_one_and_spends_the_budget() -> None:

@@ -2,8 +2,9 @@
 
 A list has one kept rate for each layer in forward order, the shortcut of a block before its first convolution. Lists of
 kind `weight` name every layer; those of kind `channel`, of input channels, no shortcuts: these have the rate of the
-block's first convolution, which reads the same tensor. The id begins with the rate that was asked for: `001_0` is 0.01
-of the weights; `05_uni` of channels is 0.5, which counts as 0.25 of the weights, Σ W·r².
+block's first convolution, which reads the same tensor. The id begins with the rate that was asked for, `001_0`
+is 0.01, and the list is to keep no more weights than that rate in every layer: 0.01 of them, and of channels, which
+count in and out, Σ W·r·r' with r' of the next layer, about 0.01².
 """
 
 import re
@@ -17,7 +18,8 @@ from atmc_tool.search.layers import Layer, cost_of, kept_units, whole_cost
 from atmc_tool.search.strategy import Strategy, read_plain, strategy_of
 
 STRUCTURES = {"weight": "irregular", "channel": "channel", "filter": "filter"}  # kind of list → ours
-TOLERANCE = 0.02  # by which a list may exceed what it was asked for: units are rounded
+# By which a list may exceed what it was asked for: units are rounded, and in and out of channels is a convention.
+TOLERANCES = {"irregular": 0.02, "channel": 0.05, "filter": 0.05}
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Reading:
     """A list as rates of layers.
 
     shares:     name → share kept
-    stated:     share of the weights that its id stands for; None: none
+    stated:     share of the weights that the rate in its id keeps in every layer; None: there is none
     recomputed: share of the weights that it keeps, in and out for channels and filters
+    loaded:     the same where shortcuts come before the block's first convolution, as the published loaders read it
     execution:  shortcuts are taken where they are executed, not before the block's first convolution
     """
 
@@ -34,28 +37,26 @@ class Reading:
     shares: dict[str, float]
     stated: float | None
     recomputed: float
+    loaded: float
     execution: bool = False
 
     @property
     def misses(self) -> bool:
         """Whether it keeps more than its id says."""
-        return self.stated is not None and self.recomputed > self.stated * (1 + TOLERANCE)
+        return self.stated is not None and self.recomputed > self.stated * (1 + TOLERANCES[self.structure])
 
 
-def stated_share(kind: str, name: str) -> float | None:
-    """The share of the weights that the id `010_uni` stands for; None where it begins with no rate."""
+def stated_rate(name: str) -> float | None:
+    """The rate that the id `010_uni` begins with, 0.1; None where it begins with none."""
     match = re.match(r"0(\d+)(?:_|$)", name)
-    if match is None:
-        return None
-    rate = float(f"0.{match[1]}")
-    return rate if kind == "weight" else rate * rate
+    return float(f"0.{match[1]}") if match else None
 
 
 def read_rates(kind: str, name: str, rates: Sequence[float], layers: Sequence[Layer]) -> Reading:
     """The list `name` for a network of `layers`, in order of execution.
 
     Some published lists are in order of execution instead, without a word. One that meets its budget only so is read
-    so, and says it.
+    so: `execution`.
 
     Raises:
         InputError: not as many rates as the network takes.
@@ -64,12 +65,15 @@ def read_rates(kind: str, name: str, rates: Sequence[float], layers: Sequence[La
     first, last = _forward(layers, structure, shortcuts_first=True), _forward(layers, structure, shortcuts_first=False)
     if len(rates) != len(first):
         raise InputError(f"the list {name} does not fit the network", expected=f"{len(first)} rates", got=len(rates))
-    stated = stated_share(kind, name)
-    found = _reading(structure, stated, first, rates, layers, False)
+    rate = stated_rate(name)
+    stated = None if rate is None else _budget(structure, first, [rate] * len(first), layers)[1]
+    shares, share = _budget(structure, first, rates, layers)
+    found = Reading(structure, shares, stated, share, share)
     if not found.misses or first == last:
         return found
-    other = _reading(structure, stated, last, rates, layers, True)
-    return found if other.misses else other
+    shares, other = _budget(structure, last, rates, layers)
+    executed = Reading(structure, shares, stated, other, share, execution=True)
+    return found if executed.misses else executed
 
 
 def _forward(layers: Sequence[Layer], structure: str, *, shortcuts_first: bool) -> list[list[Layer]]:
@@ -84,19 +88,15 @@ def _forward(layers: Sequence[Layer], structure: str, *, shortcuts_first: bool) 
     return [[layer] for layer in layers]
 
 
-def _reading(
-    structure: str,
-    stated: float | None,
-    order: Sequence[Sequence[Layer]],
-    rates: Sequence[float],
-    layers: Sequence[Layer],
-    execution: bool,
-) -> Reading:
+def _budget(
+    structure: str, order: Sequence[Sequence[Layer]], rates: Sequence[float], layers: Sequence[Layer]
+) -> tuple[dict[str, float], float]:
+    """Shares by name where the rates are for the layers of `order`, and the share of the weights that they keep."""
     by_name = {layer.name: rate for members, rate in zip(order, rates, strict=True) for layer in members}
     shares = {layer.name: by_name[layer.name] for layer in layers}
     cost = cost_of(layers, structure, "shrunk")
     kept = cost([kept_units(layer, structure, shares[layer.name]) for layer in layers])
-    return Reading(structure, shares, stated, kept / whole_cost(layers, structure, cost), execution)
+    return shares, kept / whole_cost(layers, structure, cost)
 
 
 def lists_in(content: object, where: str) -> dict[tuple[str, str, str], list[float]]:
@@ -151,5 +151,6 @@ def read_heracles(path: Path, selector: str, layers: Sequence[Layer]) -> Strateg
         found["warning"] = f"the list {selector} is said to keep {reading.stated:.4g} of the weights"
         found["warning"] += f" and keeps {reading.recomputed:.4g}"
     elif reading.execution:
-        found["warning"] = f"the list {selector} meets its budget only with shortcuts in order of execution: read so"
+        found["warning"] = f"the list {selector} keeps {reading.loaded:.4g} of the weights with shortcuts before their"
+        found["warning"] += f" block and {reading.recomputed:.4g} in order of execution: read in order of execution"
     return strategy_of(reading.shares, reading.structure, None, found)

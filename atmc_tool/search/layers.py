@@ -141,24 +141,36 @@ def cost_of(layers: Sequence[Layer], structure: str, measure: Measure) -> Cost:
     """The cost of kept units by `measure`; bytes need a file, so whoever can write one brings that cost.
 
     `weights`: entries kept. `flops`: their multiply-adds for one image. `shrunk`: entries of the network without what
-    was dropped, where every layer's neighbours are taken to drop as large a share as it does: W·r² of Heracles (Zhao et
-    al. 2022), W·r for the layer that takes the images and for the last one. For structures other than channels and
-    filters it is `weights`.
+    was dropped, where the neighbour of a layer in the chain (without shortcuts) drops on the other side: Σ W·r·r' with
+    r' the share of channels that the next layer takes, as Heracles counts (Zhao et al. 2022); for filters r' is what
+    the layer before gives. For other structures it is `weights`. Where residual sums hold channels together, less can
+    be removed than that.
     """
-    unit = [layer.weights // units_of(layer, structure) for layer in layers]
+    sizes = [units_of(layer, structure) for layer in layers]
+    unit = [layer.weights // size for layer, size in zip(layers, sizes, strict=True)]
     both = structure in ("channel", "filter", "bn-filter") and measure == "shrunk"
+    neighbours = _neighbours(layers, structure == "channel") if both else [None] * len(layers)
 
     def cost(kept: Sequence[int]) -> int:
         total = 0
         for i, (layer, k, size) in enumerate(zip(layers, kept, unit, strict=True)):
             entries = k * size
-            if both and not layer.first and i != len(layers) - 1:
+            if (near := neighbours[i]) is not None:
                 other = layer.shape[0] if structure == "channel" else layer.shape[1]
-                entries = entries // other * max(1, round(other * k / units_of(layer, structure)))
+                entries = entries // other * max(1, round(other * kept[near] / sizes[near]))
             total += entries * (layer.outputs if measure == "flops" else 1)
         return total
 
     return cost
+
+
+def _neighbours(layers: Sequence[Layer], after: bool) -> list[int | None]:
+    """Position of the layer after, or before, each layer; shortcuts are no neighbours, and have that of their place."""
+    chain = [i for i, layer in enumerate(layers) if layer.group == layer.name]
+    position = {layers[i].name: i for i in chain}
+    if after:
+        return [next((j for j in chain if j > i), None) for i in range(len(layers))]
+    return [next((j for j in reversed(chain) if j < position[layer.group]), None) for layer in layers]
 
 
 def whole_cost(layers: Sequence[Layer], structure: str, cost: Cost) -> int:
