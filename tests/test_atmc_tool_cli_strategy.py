@@ -4,9 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import Cli
 
+from atmc_tool.budget import Budget
+from atmc_tool.cli.strategies import with_strategy
+from atmc_tool.config import build_config
+from atmc_tool.methods import compression_method
+from atmc_tool.models import resolve_architecture
 from atmc_tool.search.own_allocation import from_model
 from exporters.atmc_file import read_atmc
 
@@ -36,15 +42,41 @@ def shipped(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-@pytest.mark.parametrize("method", PRUNING)
-def test_every_method_ships_exactly_the_strategy(method: str, cli: Cli, folder: Path) -> None:
-    strategy(folder, bits=method in ("atmc", "admm"))
-    done = cli(f"compress model.pt --method {method} --strategy strategy.yaml --max-steps 8 {SHORT}", folder)
+def test_what_ships_is_exactly_the_strategy(cli: Cli, folder: Path) -> None:
+    strategy(folder, bits=True)
+    done = cli(f"compress model.pt --strategy strategy.yaml --max-steps 8 {SHORT}", folder)
     assert done.code == 0, done.err
-    found = shipped(folder)
-    assert {name: kept for name, (kept, _) in found.items()} == KEPT
-    expected = BITS if method in ("atmc", "admm") else dict.fromkeys(KEPT, 4 if method == "atmc" else 32)
-    assert {name: bits for name, (_, bits) in found.items()} == expected
+    assert shipped(folder) == {name: (KEPT[name], BITS[name]) for name in KEPT}
+
+
+@pytest.mark.parametrize("bits", [False, True])
+@pytest.mark.parametrize("method", PRUNING)
+def test_every_method_keeps_exactly_the_strategy(method: str, bits: bool, tmp_path: Path) -> None:
+    path = strategy(tmp_path, bits=bits)
+    torch.manual_seed(0)
+    network = resolve_architecture("digits-cnn").build(10)
+    plain = {"bits": None, "quantize_share": 0.0} if method == "atmc" and not bits else {}
+    stated = build_config({"compress": {"method": method, "strategy": str(path), **plain}})
+    config = with_strategy(stated, network, (1, 8, 8)).compress
+    assert config.keep is not None
+    made = compression_method(network, config, Budget(int(config.keep * sum(WEIGHTS.values()))), (1, 8, 8))
+    for number in range(10):
+        for parameter in made.parameters():
+            parameter.grad = None
+        logits = torch.func.functional_call(network, made.weights(number / 10), (torch.randn(8, 1, 8, 8),))
+        loss = torch.nn.functional.cross_entropy(logits, torch.randint(10, (8,)))
+        penalty = made.penalty(number / 10)
+        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.05 * parameter.grad
+        made.after_step(number / 10, number + 1)
+    made.finish()
+    found = {name: weight.factors[weight.main] for name, weight in made.compressed().items()}
+    assert {name: factor.kept for name, factor in found.items()} == KEPT
+    assert made.kept == sum(KEPT.values())
+    assert {name: factor.bits for name, factor in found.items()} == (BITS if bits else dict.fromkeys(KEPT, 32))
 
 
 def test_a_run_does_not_depend_on_the_file_later(cli: Cli, folder: Path) -> None:
@@ -56,10 +88,10 @@ def test_a_run_does_not_depend_on_the_file_later(cli: Cli, folder: Path) -> None
     assert list(plan["feasibility"]["sizes"]) == ["asked for"]
     shown = cli("compress model.pt --strategy strategy.yaml --dry-run", folder).out
     assert "1.0162%" in shown  # 333 of 32,768
-    assert cli(f"compress model.pt --strategy strategy.yaml --max-steps 4 {SHORT}", folder).code == 0
+    assert cli(f"compress model.pt --strategy strategy.yaml --max-steps 3 {SHORT}", folder).code == 0
     for option in ("--strategy strategy.yaml", ""):
         (folder / "atmc-run" / "model.atmc").unlink()
-        again = cli(f"compress model.pt --max-steps 4 --resume {option} {SHORT}", folder)
+        again = cli(f"compress model.pt --max-steps 3 --resume {option} {SHORT}", folder)
         assert again.code == 0, again.err
         assert {name: kept for name, (kept, _) in shipped(folder).items()} == KEPT
         path.unlink(missing_ok=True)
@@ -78,7 +110,7 @@ def test_units_of_structures(cli: Cli, folder: Path) -> None:
 def test_ranks_of_alr(cli: Cli, folder: Path) -> None:
     layers = {"conv1.weight": 1.0, "conv2.weight": 0.1, "fc1.weight": {"keep": 0.5, "rank": 7}, "fc2.weight": 0.001}
     (folder / "s.yaml").write_text(yaml.safe_dump({"layers": layers}))
-    done = cli(f"compress model.pt --method alr --strategy s.yaml --max-steps 4 {SHORT}", folder)
+    done = cli(f"compress model.pt --method alr --strategy s.yaml --max-steps 3 {SHORT}", folder)
     assert done.code == 0, done.err
     recorded = yaml.safe_load((folder / "atmc-run" / "config.yaml").read_text())["compress"]["layers"]
     ranks = {name: rate["rank"] for name, rate in recorded.items()}
@@ -93,7 +125,7 @@ def test_ranks_of_alr(cli: Cli, folder: Path) -> None:
 
 def test_the_allocation_of_a_finished_run_is_a_strategy(cli: Cli, folder: Path) -> None:
     assert cli(f"compress model.pt --keep 0.03 --bits 3 --max-steps 6 -o first {SHORT}", folder).code == 0
-    done = cli(f"compress model.pt --method lwm --strategy first --max-steps 4 {SHORT}", folder)
+    done = cli(f"compress model.pt --method lwm --strategy first --max-steps 3 {SHORT}", folder)
     assert done.code == 0, done.err
     first = from_model(read_atmc(folder / "first" / "model.atmc").weights)
     second = from_model(read_atmc(folder / "atmc-run" / "model.atmc").weights)
