@@ -1,7 +1,7 @@
 """Layers, budgets and built-in strategies: units, exact budgets for any actions, and the papers' definitions."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +130,22 @@ def test_no_action_ever_exceeds_the_budget(
         units = units_of(LAYERS[slot[0]], structure)
         assert rate * units <= max(1, round(max(action, lower) * units)) + 1e-9
     assert budget.cost(kept_of(budget.layer_rates(before), structure)) <= budget.limit
+
+
+@settings(max_examples=60)
+@given(st.lists(st.floats(0, 1), min_size=21, max_size=21), st.floats(0.05, 0.9))
+def test_bytes_that_sometimes_fall_as_more_is_kept_never_exceed_the_limit(actions: list[float], share: float) -> None:
+    plain = cost_of(LAYERS, "irregular", "weights")
+
+    def dented(kept: Sequence[int]) -> int:
+        return plain(kept) + 400 * (sum(kept) % 7)
+
+    budget = BudgetWall(LAYERS, "irregular", dented, int(share * plain([layer.weights for layer in LAYERS])))
+    assert dented(kept_of(budget.project(actions), "irregular")) <= budget.limit
+    before: list[float] = []
+    for action in actions:
+        before.append(budget.wall(action, before))
+    assert dented(kept_of(budget.layer_rates(before), "irregular")) <= budget.limit
 
 
 @settings(max_examples=40)
