@@ -21,7 +21,7 @@ BASELINES: dict[str, dict[str, Any]] = {
         "bits": None,
         "quantize_share": 0.0,
     },
-    # of arXiv:2002.10509, and what it is compared with: the least weight magnitude of every layer
+    # of arXiv:2002.10509
     "hydra": {
         "projection": "scores",
         "scope": "layer",
@@ -31,6 +31,17 @@ BASELINES: dict[str, dict[str, Any]] = {
         "bits": None,
         "quantize_share": 0.0,
     },
+    # of arXiv:2412.14714: HYDRA's scores, and a rate for every layer
+    "harp": {
+        "projection": "rates",
+        "scope": "layer",
+        "search_share": 0.2,
+        "path": 0.0,
+        "factors": "none",
+        "bits": None,
+        "quantize_share": 0.0,
+    },
+    # what HYDRA is compared with: the least weight magnitude of every layer
     "lwm": {"projection": "fixed", "scope": "layer", "factors": "none", "bits": None, "quantize_share": 0.0},
 }
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from atmc_tool.baselines import BASELINES
 from atmc_tool.config_errors import explain
 from atmc_tool.errors import UsageError
+from atmc_tool.search.strategy import LayerRate
 from atmc_tool.structure_names import STRUCTURES, parse_n_of_m
 from atmc_tool.threat_model import Norm, ThreatModel, parse_threat_model
 from atmc_tool.units import parse_size
@@ -142,11 +143,13 @@ class CompressConfig(ScheduleConfig):
                        `hard`: the weights are projected after every step, as published;
                        `fixed`: they are projected once, before the first step;
                        `admm`: they are drawn towards their projection (R-ADMM);
-                       `scores`: scores are trained that say which to keep, the weights are not (HYDRA)
+                       `scores`: scores are trained that say which to keep, the weights are not (HYDRA);
+                       `rates`: with them a rate for every layer that says how much (HARP)
     structure:         what is kept or dropped together: `irregular`, `filter`, `column`, `channel`, `bn-filter`, or
                        `2:4`, at most 2 of 4 neighbouring input channels
     scope:             `global`: one budget for the network; `layer`: the same share of every layer
-    layers:            pattern of weight names → share that those layers keep, with the scope `layer`
+    strategy:          file that says what every layer keeps, instead of a budget; becomes `layers` when a run begins
+    layers:            pattern of weight names → share they keep, or {keep, bits, rank}, with the scope `layer`
     keep_zeros:        weights that are zero in the given network stay zero
     search_share:      share of the pruning part that goes to the search; in the rest what was found is retrained
     search_lr:         learning rate of the search; None: `lr`
@@ -155,6 +158,7 @@ class CompressConfig(ScheduleConfig):
     search_rho:        of `admm`: penalty
     rho_growth:        of `admm`: its growth at every such update
     rho_compounding:   of `admm`: let it grow as in the code that was published, by n + 1 after n updates as well
+    budget_weight:     of `rates`: weight of what exceeds the budget; grows until that is met
     path:              share of the search over which the budget falls (cubically) from dense to `keep`
     quantize_share:    share of the schedule spent with the codebook penalty
     quantize_lr:       learning rate of that part
@@ -162,7 +166,7 @@ class CompressConfig(ScheduleConfig):
     codebook_interval: steps between updates of codebooks and duals
     """
 
-    method: Literal["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "lwm", "dense"] = "atmc"
+    method: Literal["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "harp", "lwm", "dense"] = "atmc"
     lr: float = Field(0.05, gt=0)
     keep: float | None = Field(None, gt=0, le=1)
     size: str | None = None
@@ -170,10 +174,11 @@ class CompressConfig(ScheduleConfig):
     bits: Annotated[int, Field(ge=1, le=8)] | Literal["auto"] | None = 4
     factors: Literal["none", "uv", "uvc"] = "none"
     start: Literal["published", "svd"] = "published"
-    projection: Literal["latent", "hard", "fixed", "admm", "scores"] = "latent"
+    projection: Literal["latent", "hard", "fixed", "admm", "scores", "rates"] = "latent"
     structure: str = "irregular"
     scope: Literal["global", "layer"] = "global"
-    layers: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    strategy: str | None = None
+    layers: dict[str, Annotated[float, Field(gt=0, le=1)] | LayerRate] = Field(default_factory=dict)
     keep_zeros: bool = False
     search_share: float = Field(1.0, gt=0, le=1)
     search_lr: float | None = Field(None, gt=0)
@@ -182,6 +187,7 @@ class CompressConfig(ScheduleConfig):
     search_rho: float = Field(1e-3, gt=0)
     rho_growth: float = Field(1.3, ge=1)
     rho_compounding: bool = False
+    budget_weight: float = Field(0.01, gt=0)
     path: float = Field(0.4, ge=0, lt=1)
     quantize_share: float = Field(0.25, ge=0, lt=1)
     quantize_lr: float = Field(0.01, gt=0)
@@ -205,12 +211,25 @@ class CompressConfig(ScheduleConfig):
             raise ValueError("codebooks (bits) need a part of the schedule: quantize_share above 0")
         if self.method == "alr" and (self.bits is not None or self.factors != "none"):
             raise ValueError("alr has no codebooks and no U V C: leave bits and factors out (bits: null)")
-        if self.method == "alr" and (
-            self.structure != "irregular" or self.scope != "global" or self.layers or self.keep_zeros
-        ):
-            raise ValueError("alr prunes no entries: leave structure, scope, layers and keep_zeros out")
-        if self.method == "dense" and (self.keep != 1 or self.size or self.nominal_size):
-            raise ValueError("dense keeps every weight: leave keep and size out, or take another method")
+        if self.method == "alr" and (self.structure != "irregular" or self.scope != "global" or self.keep_zeros):
+            raise ValueError("alr prunes no entries: leave structure, scope and keep_zeros out")
+        if self.method == "dense" and (self.keep != 1 or self.size or self.nominal_size or self.strategy):
+            raise ValueError("dense keeps every weight: leave keep, size and strategy out, or take another method")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_layers(self) -> "CompressConfig":
+        if self.layers and self.strategy is not None:
+            raise ValueError("give layers or strategy, not both")
+        rates = [rate if isinstance(rate, LayerRate) else LayerRate(keep=rate) for rate in self.layers.values()]
+        if self.method == "alr" and any(rate.rank is None for rate in rates):
+            raise ValueError("alr prunes no entries: layers takes ranks, {keep: 0.1, rank: 3}")
+        if self.method != "alr" and any(rate.rank is not None for rate in rates):
+            raise ValueError("a rank in layers is for alr")
+        if any(rate.bits is not None for rate in rates) and self.bits in (None, "auto"):
+            raise ValueError("bits in layers need a number in bits, for the layers that state none")
+        if self.layers and self.scope == "global" and self.method != "alr":
+            raise ValueError("shares of layers need scope: layer")
         return self
 
     @model_validator(mode="after")
@@ -228,16 +247,16 @@ class CompressConfig(ScheduleConfig):
             raise ValueError("factors U V C have one budget of single entries: no structure, no scope layer")
         if self.factors != "none" and self.keep_zeros:
             raise ValueError("keep_zeros is about weights, not about factors U V C")
-        if self.layers and self.scope == "global":
-            raise ValueError("shares of layers need scope: layer")
-        if self.structure == "bn-filter" and self.projection == "scores":
+        if self.projection == "rates" and self.scope == "global":
+            raise ValueError("rates finds a share for every layer: leave scope out, or say layer")
+        if self.structure == "bn-filter" and self.projection in ("scores", "rates"):
             raise ValueError("bn-filter is ranked by batch norms, scores rank weights: take filter")
         return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> "CompressConfig":
-        if sum(budget is not None for budget in (self.keep, self.size, self.nominal_size)) > 1:
-            raise ValueError("give one of keep, size and nominal_size")
+        if sum(budget is not None for budget in (self.keep, self.size, self.nominal_size, self.strategy)) > 1:
+            raise ValueError("give one of keep, size, nominal_size and strategy")
         for size in (self.size, self.nominal_size):
             if size is not None:
                 parse_size(size)

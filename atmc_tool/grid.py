@@ -25,6 +25,7 @@ SET_BY_THE_GRID = {  # what stands elsewhere in the file → where
     "compress.size": "keep or size",
     "compress.nominal_size": "keep or size",
     "compress.method": "methods",
+    "compress.strategy": "strategy of a method, in methods",
     "compress.time_limit": "nothing: every run takes the same number of steps, so that runs compare",
     "train.time_limit": "nothing: every run takes the same number of steps, so that runs compare",
 }
@@ -33,7 +34,8 @@ SET_BY_THE_GRID = {  # what stands elsewhere in the file → where
 class Entry(BaseModel):
     """A method under its label, with its own settings of section `compress`. `dense` alone is no compression.
 
-    keep: shares of the weights in place of the grid's budgets, such as for a method that can't meet them
+    keep:     shares of the weights in place of the grid's budgets, such as for a method that can't meet them
+    strategy: what every layer keeps in place of the grid's budgets
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,6 +43,14 @@ class Entry(BaseModel):
     label: str
     settings: dict[str, Any]
     keep: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    strategy: str | None = None
+
+    @property
+    def budgets(self) -> "list[Budget]":
+        """Its own, in place of the grid's."""
+        return [Budget("keep", share) for share in self.keep] + (
+            [Budget("strategy", self.strategy)] if self.strategy is not None else []
+        )
 
     @property
     def is_dense(self) -> bool:
@@ -50,7 +60,7 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class Budget:
-    """`keep` with a share of the weights, or `size` with bytes as users write them."""
+    """`keep` with a share of the weights, `size` with bytes as users write them, or `strategy` with its file."""
 
     kind: str
     value: float | str
@@ -71,7 +81,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its run folder: `al0-keep0.01-seed0`."""
+        """Of its run folder: `al0-keep0.01-seed0`, `al0-strategy-seed0`."""
+        if self.budget.kind == "strategy":
+            return f"{self.entry.label}-strategy-seed{self.seed}"
         return f"{self.entry.label}-{self.budget.kind}{self.budget.value}-seed{self.seed}"
 
     @property
@@ -142,7 +154,7 @@ class Grid(BaseModel):
         if not self.methods:
             raise ValueError("name at least one method in methods")
         given = bool(self.keep) + bool(self.size)
-        if any(not (entry.is_dense or entry.keep) for entry in self.methods):
+        if any(not (entry.is_dense or entry.budgets) for entry in self.methods):
             if given != 1:
                 raise ValueError("give budgets in exactly one of keep and size")
         elif given and not self.compressions:
@@ -187,11 +199,7 @@ class Grid(BaseModel):
 
     def cells(self, seed: int) -> list[Cell]:
         """The compressions of one seed, method by method."""
-        return [
-            Cell(entry, budget, seed)
-            for entry in self.compressions
-            for budget in [Budget("keep", share) for share in entry.keep] or self.budgets
-        ]
+        return [Cell(entry, budget, seed) for entry in self.compressions for budget in entry.budgets or self.budgets]
 
     def shared(self, seed: int) -> list[dict[str, Any]]:
         """Layers of settings that all runs of a seed have, a later one winning."""
@@ -228,7 +236,10 @@ def _entry(method: object) -> object:
     if settings["method"] not in METHODS:
         known = ", ".join(METHODS)
         raise ValueError(f"{label}: no method {settings['method']!r}; known: {known}")
-    return Entry(label=label, settings=settings, keep=tuple(keep))
+    strategy = settings.pop("strategy", None)
+    if keep and strategy is not None:
+        raise ValueError(f"{label}: give keep or strategy, not both")
+    return Entry(label=label, settings=settings, keep=tuple(keep), strategy=strategy)
 
 
 def build_grid(content: Mapping[str, Any]) -> Grid:

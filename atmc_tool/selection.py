@@ -10,10 +10,12 @@ from torch import Tensor
 
 from atmc_tool.errors import UsageError
 from atmc_tool.projections import top_k_masks
+from atmc_tool.search.strategy import LayerRate
 from atmc_tool.structure_names import parse_n_of_m
 from atmc_tool.structures import entries_of, largest_units, n_of_m_mask, unit_norms
 
 Scope = Literal["global", "layer"]
+Rate = float | LayerRate
 
 
 @dataclass(frozen=True)
@@ -80,34 +82,42 @@ class Selection:
         return own + (1 - own) * max(0, kept - self.kept) / (self.total - self.kept)
 
 
+def layer_rate(name: str, layers: Mapping[str, Rate]) -> LayerRate | None:
+    """What `layers` states of the weight `name` by the last pattern that matches; None: nothing."""
+    stated = [rate for pattern, rate in layers.items() if name == pattern or fnmatchcase(name, pattern)]
+    if not stated:
+        return None
+    return stated[-1] if isinstance(stated[-1], LayerRate) else LayerRate(keep=stated[-1])
+
+
 def layer_shares(
-    shapes: Mapping[str, torch.Size], structure: str, layers: Mapping[str, float], normalized: Mapping[str, str]
+    shapes: Mapping[str, torch.Size], structure: str, layers: Mapping[str, Rate], normalized: Mapping[str, str]
 ) -> list[float | None]:
     """The share of its own of each weight in `shapes`; None where the budget decides.
 
-    `layers` maps patterns of names (as in a shell) to shares; the last that matches wins. Where none does, structures
-    larger than an entry leave alone (1.0) what they would ruin or what they are not made for: weights that are no
-    convolutions, for `channel` those of at most 4 input channels (the images), for `bn-filter` those without a batch
-    norm behind them (`normalized`: weight → batch norm).
+    `layers` maps patterns of names (as in a shell) to shares or rates; the last that matches wins. Where none does,
+    structures larger than an entry leave alone (1.0) what they would ruin or what they are not made for: weights that
+    are no convolutions, for `channel` those of at most 4 input channels (the images), for `bn-filter` those without a
+    batch norm behind them (`normalized`: weight → batch norm).
 
     Raises:
         UsageError: a pattern that matches no weight; or no weight that the structure is made for, nor `layers`.
     """
     for pattern in layers:
-        if not any(fnmatchcase(name, pattern) for name in shapes):
+        if not any(name == pattern or fnmatchcase(name, pattern) for name in shapes):
             raise UsageError(
                 f"compress.layers: {pattern} matches no weight", expected=f"a pattern of {', '.join(shapes)}"
             )
     shares: list[float | None] = []
     for name, shape in shapes.items():
-        stated = [share for pattern, share in layers.items() if fnmatchcase(name, pattern)]
+        stated = layer_rate(name, layers)
         whole = {
             "filter": len(shape) < 3,
             "column": len(shape) < 3,
             "channel": len(shape) < 3 or shape[1] <= 4,
             "bn-filter": name not in normalized,
         }
-        shares.append(stated[-1] if stated else 1.0 if whole.get(structure, False) else None)
+        shares.append(stated.keep if stated else 1.0 if whole.get(structure, False) else None)
     if not layers and all(share is not None for share in shares):
         what = "convolution with a batch norm behind it" if structure == "bn-filter" else "convolution"
         raise UsageError(

@@ -13,6 +13,7 @@ from atmc_tool.cli.render import counted
 from atmc_tool.cli.run_folder import ONNX, REPORT, RunFolder
 from atmc_tool.cli.settings import layered, portable
 from atmc_tool.cli.start import Start, read_start, untrained_start, warn_of_missing_rules
+from atmc_tool.cli.strategies import with_strategy
 from atmc_tool.cli.train import train_dense
 from atmc_tool.cli.verification import verify_file
 from atmc_tool.cli.watch import made
@@ -206,6 +207,7 @@ def _check_all_feasible(
     with counted("checking budgets") as progress:
         for i, cell in enumerate(cells, 1):
             config = start.config.model_copy(update={"compress": configs[cell.name].compress})
+            config = with_strategy(config, start.network, start.card.image_shape)
             try:
                 found[cell.settings] = check_feasible(replace(start, config=config))
             except InfeasibleBudgetError as error:
@@ -231,7 +233,8 @@ def _training(grid: Grid, start: Start, folder: Path, label: str, seed: int) -> 
 
 def _compression(grid: Grid, start: Start, folder: Path, cell: Cell, source: Path, feasibility: Feasibility) -> Job:
     run = RunFolder(folder / "runs" / cell.name)
-    config = _cell_config(grid, cell, start).model_copy(update={"run": run.path})
+    config = with_strategy(_cell_config(grid, cell, start), start.network, start.card.image_shape)
+    config = config.model_copy(update={"run": run.path})
     attacked = not config.compress.natural
     cost = training_cost(config.compress, config.attack, len(start.data.train), attacked=attacked)
     return Job(

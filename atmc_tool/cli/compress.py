@@ -41,7 +41,7 @@ NAMED = 6  # parameters of a kind that are named at the end; --dry-run and --jso
 @setting(
     "compress.method",
     "--method",
-    type=click.Choice(["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "lwm", "dense"]),
+    type=click.Choice(["atmc", "al0", "ap", "nap", "alr", "admm", "hydra", "harp", "lwm", "dense"]),
     help="What compresses; default atmc.",
 )
 @setting(
@@ -51,6 +51,12 @@ NAMED = 6  # parameters of a kind that are named at the end; --dry-run and --jso
     help="Share of the weights to keep; default 0.05.",
 )
 @setting("compress.size", "--size", type=SIZE, help="Bytes of model.atmc instead: 20KB, or 20x smaller than dense.")
+@setting(
+    "compress.strategy",
+    "--strategy",
+    metavar="FILE",
+    help="What every layer keeps, instead of a budget: a file, FILE.json#net/weight/id, or a run folder.",
+)
 @setting(
     "compress.structure",
     "--structure",
@@ -101,6 +107,7 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
     with joined() as ranks:
         ranks.together(check_there)
         from atmc_tool.cli.feasibility import check_feasible
+        from atmc_tool.cli.plan import show_plan
         from atmc_tool.cli.start import read_start, warn_of_missing_rules
         from atmc_tool.devices import select_device
 
@@ -118,7 +125,7 @@ def command(model: Path, trust_pickle: bool, dry_run: bool, resume: bool, overwr
         feasibility = check_feasible(start)
         report = None if dry_run else run_compression(start, feasibility, folder, ranks, resume)
         if dry_run and ranks.first:
-            _show_plan(feasibility, as_json)
+            show_plan(feasibility, as_json)
     if report is not None:
         _show(report, as_json)
 
@@ -309,41 +316,3 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
         show_line(KEPT_WHOLE + ", ".join(report["kept_whole"]))
     run = "" if report["run"] == str(Config().run) else f" {report['run']}"
     show_line(f"{report['model']['path']}   next: atmc-tool export{run} --onnx, then atmc-tool verify{run}")
-
-
-def _show_plan(feasibility: "Feasibility", as_json: bool) -> None:
-    from atmc_tool.cli.render import show_json, show_line, show_table
-    from atmc_tool.config import to_yaml
-
-    config, table = feasibility.start.config, feasibility.table()
-    if as_json:
-        show_json({"config": config.model_dump(mode="json"), "feasibility": table})
-        return
-    show_line(to_yaml(config))
-    sizes = table["sizes"]
-    show_table(
-        "What is feasible (estimated from the weights as they are; the network exports)",
-        ["size", "kept", "share", "nominal bytes", "bytes of model.atmc"],
-        [[name, s["kept"], f"{s['share']:.4%}", s["nominal_bytes"], s["file_bytes"]] for name, s in sizes.items()],
-    )
-    show_table(
-        "Kept per layer",
-        ["layer", "shape", *sizes],
-        [
-            [name, "×".join(map(str, shape)), *(size["layers"][name] for size in sizes.values())]
-            for name, shape in table["layers"].items()
-        ],
-    )
-    if table["kept_whole"]:
-        show_line(KEPT_WHOLE + ", ".join(table["kept_whole"]))
-    _show_not_compressed(table["not_compressed"])
-
-
-def _show_not_compressed(reasons: Mapping[str, str]) -> None:
-    """The parameters that stay as they are, with the reason of each."""
-    from atmc_tool.cli.render import show_line, show_table
-
-    if not reasons:
-        show_line("not compressed: nothing")
-        return
-    show_table("Not compressed", ["parameter", "why"], list(reasons.items()), figures=False)

@@ -15,6 +15,7 @@ from atmc_tool.compressed import CompressedModel, CompressedWeight
 from atmc_tool.data import test_labels
 from atmc_tool.half_precision import half_rest
 from atmc_tool.methods import compression_method, least_kept
+from atmc_tool.selection import layer_rate
 from atmc_tool.structure_names import STRUCTURES
 from atmc_tool.tied import own_state
 from atmc_tool.units import parse_size
@@ -60,6 +61,8 @@ class Feasibility:
     def table(self) -> dict[str, Any]:
         """Facts of the smallest, the asked for and the largest model: entries, nominal and real bytes, per layer."""
         sizes = {"smallest": self.minimum, "asked for": self.budget.kept, "largest": self.total}
+        if all(layer_rate(name, self.start.config.compress.layers) for name in compressible(self.start.network)[0]):
+            sizes = {"asked for": self.budget.kept}  # a strategy leaves nothing open
         facts = {name: self._described(kept) for name, kept in sizes.items()}
         return {
             "compressed_weights": self.total,
@@ -67,7 +70,7 @@ class Feasibility:
                 name: {**self._sizes(fact), "layers": {layer["name"]: layer["kept"] for layer in fact["layers"]}}
                 for name, fact in facts.items()
             },
-            "layers": {layer["name"]: layer["shape"] for layer in facts["largest"]["layers"]},
+            "layers": {layer["name"]: layer["shape"] for layer in facts["asked for"]["layers"]},
             "not_compressed": compressible(self.start.network)[1],
             "kept_whole": kept_whole(facts["asked for"], self.start.config.compress.structure),
         }

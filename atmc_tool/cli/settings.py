@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from atmc_tool.config import Config
 
 CONFIG_FILE = Path("atmc.yaml")
-BUDGETS = ("keep", "size", "nominal_size")
+BUDGETS = ("keep", "size", "nominal_size", "strategy")
 
 
 def resolve(recorded: Mapping[str, Any] | None = None) -> "Config":
@@ -68,6 +68,9 @@ def layered(layers: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any] | N
     stated = build_config(_merge_budgets(layers))
     if not recorded:
         return stated
+    if stated.compress.strategy is not None and isinstance(recorded.get("compress"), Mapping):
+        then = {key: value for key, value in recorded["compress"].items() if key != "layers"}
+        recorded = {**recorded, "compress": then}  # its layers are what the strategy became
     config = build_config(_merge_budgets([recorded, *layers]))
     _refuse_code("network", "--arch", stated.model.arch, config.model.arch)
     _refuse_code("data set", "--data", stated.data.name, config.data.name)

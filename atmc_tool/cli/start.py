@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from atmc_tool.cli.data_source import load_configured
 from atmc_tool.cli.render import note
 from atmc_tool.cli.settings import portable, resolve
+from atmc_tool.cli.strategies import with_strategy
 from atmc_tool.cli.subject import check_fit, per_channel, versions
 from atmc_tool.cli.train import stated_architecture
 from atmc_tool.config import Config, build_config
@@ -131,6 +132,7 @@ def _start(
     skeleton: bytes | None = None,
 ) -> Start:
     """The start with `config` complete; `known` is the network's name where the configuration states none."""
+    config = with_strategy(config, network, data.image_shape)
     channels = data.image_shape[0]
     mean = per_channel("model.mean", config.model.mean or architecture.mean, channels)
     std = per_channel("model.std", config.model.std or architecture.std, channels)

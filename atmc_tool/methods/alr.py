@@ -1,7 +1,8 @@
 """ALR: adversarial training of low-rank weights, one of the baselines of arXiv:1902.03538.
 
 Each weight W (m × n) is B A with B m × r and A r × n. The ranks come from the singular values of all weights pooled:
-the largest are kept, as many as the budget allows, and at least one of each weight. B and A are then trained.
+the largest are kept, as many as the budget allows, and at least one of each weight; or a strategy states them. B and A
+are then trained.
 
 In files B A is (I + U) V with U = B − I in r columns and V = A in r rows where m ≤ n, else U (I + V) alike.
 """
@@ -17,6 +18,7 @@ from atmc_tool.compressed import CompressedWeight
 from atmc_tool.config import CompressConfig
 from atmc_tool.factors import main_factor, to_compressed
 from atmc_tool.methods.method import learning_rate
+from atmc_tool.selection import layer_rate
 
 
 def entries(m: int, n: int, rank: int) -> int:
@@ -46,6 +48,14 @@ def pooled_ranks(spectra: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, 
     return ranks
 
 
+def rank_of_share(m: int, n: int, share: float) -> int:
+    """The largest rank at which an m × n weight keeps at most that share of its entries; at least 1.
+
+    Of a share of 1 the full rank, at which the weight stays as it is.
+    """
+    return min(m, n) if share == 1 else max(1, min(int(share * m * n) // (m + n), min(m, n)))
+
+
 class Alr:
     """State of ALR on `network`; `rank → factors` for the compressed weights, the rest is trained in place."""
 
@@ -63,6 +73,11 @@ class Alr:
             ranks = pooled_ranks(spectra, sizes, kept)
             return {name: _factors(matrices[name], decomposed[name], rank) for name, rank in ranks.items()}
 
+        if config.layers:
+            stated = {name: layer_rate(name, config.layers) for name in chosen}
+            fixed = {name: 1 if rate is None else rate.rank or 1 for name, rate in stated.items()}
+            self._train({name: _factors(matrices[name], decomposed[name], rank) for name, rank in fixed.items()})
+            return
         kept = budget.kept
         if budget.limit is not None and budget.measure is not None:
             measure, total = budget.measure, sum(m * n for m, n in sizes.values())
@@ -72,7 +87,11 @@ class Alr:
                 least_entries(network),
                 total,
             )
-        self._factors = factors(kept)
+        self._train(factors(kept))
+
+    def _train(self, factors: dict[str, list[Tensor]]) -> None:
+        """Begin with `factors`."""
+        self._factors = factors
         for factor in self._flat():
             factor.requires_grad_()
 

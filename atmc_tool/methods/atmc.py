@@ -4,13 +4,14 @@ min over θ = {U, V, C per weight} of the training loss, W = U V + C, subject to
 distinct nonzero values in each factor. The schedule has parts (`parts.py`):
 
 1. search: what to keep is looked for by one of the searches: `latent` or `hard` projection of the weights, `admm`
-   (R-ADMM, arXiv:1903.12561) or `scores` (HYDRA, arXiv:2002.10509). What counts together, and whether the budget is one
-   for the network or one per layer, is a `Selection`.
+   (R-ADMM, arXiv:1903.12561), `scores` (HYDRA, arXiv:2002.10509) or `rates` (HARP, arXiv:2412.14714). What counts
+   together, and whether the budget is one for the network or one per layer, is a `Selection`.
 2. retrain: what was found is kept, its complement is zero for good. `fixed` begins here, with what is largest.
 3. quantise: codebooks by ADMM, θ = z with z in the codebook set, on the support that was found. `hard` goes on
    projecting instead.
 
-So ATMC is 1 and 3; Al0, AP, NAP, LWM, R-ADMM and HYDRA are 1 and 2 with plain W, and take 3 where bits are asked for.
+So ATMC is 1 and 3; Al0, AP, NAP, LWM, R-ADMM, HYDRA and HARP are 1 and 2 with plain W, and take 3 where bits are asked
+for.
 
 The end is a hard projection: what ships has at most k nonzeros and at most 2^b values in each factor, exactly.
 """
@@ -31,17 +32,19 @@ from atmc_tool.methods.admm_search import AdmmSearch
 from atmc_tool.methods.method import learning_rate
 from atmc_tool.methods.parts import Part, part_at, parts
 from atmc_tool.methods.quantizer import BITS_UNTIL_CHOSEN, Quantizer
+from atmc_tool.methods.rate_search import RateSearch
 from atmc_tool.methods.score_search import ScoreSearch
 from atmc_tool.methods.search import Fixed, Hard, Latent, Search
 from atmc_tool.projections import cubic_budget
-from atmc_tool.selection import Selection, layer_shares
+from atmc_tool.search.layers import layers_of
+from atmc_tool.selection import Selection, layer_rate, layer_shares
 from atmc_tool.structures import batch_norms
 
 
 class Atmc:
     """State of a pruning method on `network`; factors stand for the compressed weights, the rest is trained in place.
 
-    image_shape: (C, H, W), needed by `bn-filter` alone
+    image_shape: (C, H, W), needed by `bn-filter` and `rates` alone
     """
 
     def __init__(
@@ -56,8 +59,7 @@ class Atmc:
         self._flat = [t.requires_grad_() for factors in self._factors.values() for t in factors.values()]
         self._n_weights = sum(parameter.numel() for parameter in chosen.values())
         self._kept = budget.kept
-        bits = BITS_UNTIL_CHOSEN if config.bits == "auto" else config.bits or 0
-        self._quantizer = Quantizer(self._flat, bits, config.rho)
+        self._quantizer = Quantizer(self._flat, self._bits(), config.rho)
         norms = batch_norms(network, image_shape) if config.structure == "bn-filter" else {}
         self._scales = [self._rest[norms[name]] if name in norms else None for name in chosen] if norms else []
         self._selection = Selection(
@@ -68,13 +70,30 @@ class Atmc:
             self._n_weights,
             self._kept,
         )
-        self._search = _search(self._flat, self._scales, self._selection, config)
+        if config.projection == "rates":
+            layers = {layer.name: layer for layer in layers_of(network, image_shape)}
+            self._search: Search = RateSearch(
+                self._flat, self._selection, [layers[name] for name in chosen], config, self._kept
+            )
+        else:
+            self._search = _search(self._flat, self._scales, self._selection, config)
         self._parts = parts(config)
         self._entered = -1  # index of the part that the last step was in
         self._masks: list[Tensor] | None = None  # what the last search found
         self._found = False  # whether that was the search for the budget itself, not one of a round before
         self._started = [t != 0 for t in self._flat] if config.keep_zeros else None
         self._finished = False
+
+    def _bits(self) -> list[int]:
+        """Bits of the codebook of every factor."""
+        config = self._config
+        default = BITS_UNTIL_CHOSEN if config.bits == "auto" else config.bits or 0
+        stated = {name: layer_rate(name, config.layers) for name in self._factors}
+        return [
+            default if (rate := stated[name]) is None else rate.bits or default
+            for name, factors in self._factors.items()
+            for _ in factors
+        ]
 
     @property
     def kept(self) -> int:
@@ -146,11 +165,11 @@ class Atmc:
     def _bits_choose(self) -> bool:
         """Whether `bits: auto` alone says what is kept: single entries of the whole network, by their magnitude."""
         return (self._selection.structure, self._selection.scope) == ("irregular", "global") and (
-            self._config.projection != "scores"
+            self._config.projection not in ("scores", "rates")
         )
 
     def _select(self, selection: Selection, importance: Sequence[Tensor], kept: int) -> list[Tensor]:
-        masks = selection.masks(importance, kept)
+        masks = self._search.allotted(selection, kept).masks(importance, kept)
         if self._started is None:
             return masks
         return [mask & started for mask, started in zip(masks, self._started, strict=True)]

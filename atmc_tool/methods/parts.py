@@ -6,7 +6,13 @@ from typing import Literal
 
 from atmc_tool.config import CompressConfig
 
-SEARCHING = ("latent", "hard", "admm", "scores")  # projections that need a part of their own to find what to keep
+SEARCHING = (
+    "latent",
+    "hard",
+    "admm",
+    "scores",
+    "rates",
+)  # projections that need a part of their own to find what to keep
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ BITS_UNTIL_CHOSEN = 4  # of `bits: auto`, before its part of the schedule
 class Quantizer:
     """Auxiliaries z, duals u and codebooks of the factor tensors `flat`, each with its own number of bits."""
 
-    def __init__(self, flat: Sequence[Tensor], bits: int, rho: float) -> None:
-        self.bits = [bits] * len(flat)
+    def __init__(self, flat: Sequence[Tensor], bits: Sequence[int], rho: float) -> None:
+        self.bits = list(bits)
         self._flat = list(flat)
         self._rho = rho
         # made when quantising starts: until then they would only take memory, and bytes of checkpoints

@@ -43,6 +43,10 @@ class Search(Protocol):
         """By which `Selection` ranks, the larger the magnitude the better."""
         ...
 
+    def allotted(self, selection: Selection, kept: int) -> Selection:
+        """`selection` with the shares that the search has found for a budget of `kept` entries, where it finds any."""
+        ...
+
     def restart(self) -> None:
         """Another round begins."""
         ...
@@ -88,6 +92,9 @@ class Fixed:
 
     def importance(self) -> list[Tensor]:
         return self._importance
+
+    def allotted(self, selection: Selection, kept: int) -> Selection:  # noqa: ARG002
+        return selection
 
     def restart(self) -> None:
         pass
