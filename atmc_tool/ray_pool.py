@@ -1,0 +1,105 @@
+"""Trials on a Ray cluster. Ray is an optional package, imported here alone."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+from atmc_tool.errors import InterruptedRunError, MissingEnvironmentError
+from atmc_tool.trials import Failure, Ray, Results, attempt
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RETRIES = 3  # of a trial whose process or node is gone
+STORE_BYTES = 128 * 1024**2  # of a cluster of our own; what does not fit, Ray puts on disk
+SILENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # sends nothing, warns of nothing
+
+
+def check_ray() -> None:
+    """See that Ray is installed; imports it not.
+
+    Raises:
+        MissingEnvironmentError: it is not; the hint says how to install it.
+    """
+    if find_spec("ray") is None:
+        hint = "pip install 'atmc-tool[cluster]', or --workers for processes of this machine"
+        raise MissingEnvironmentError("--ray needs a package that is not installed", hint=hint)
+
+
+@contextmanager
+def on_ray(
+    work: Callable[[T], R], pool: Ray, say: Callable[[str], None]
+) -> Iterator[Callable[[Sequence[T]], Results[R]]]:
+    """`opened_pool` of tasks on Ray, which places them, and places them elsewhere when a node is gone."""
+    check_ray()
+    os.environ.update({name: os.environ.get(name, value) for name, value in SILENT.items()})
+    import ray
+
+    with _joined(pool.address):
+        _check_room(pool)
+        task = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=RETRIES)(_task)
+        shared, folder = ray.put(work), str(Path.cwd())
+        yield lambda trials: _run([task.remote(shared, trial, folder) for trial in trials], say)
+
+
+def _run(tasks: Sequence[Any], say: Callable[[str], None]) -> Results[Any]:
+    """(index, result) of each of Ray's references, as they finish."""
+    import ray
+
+    waiting = {reference: index for index, reference in enumerate(tasks)}
+    try:
+        while waiting:
+            (done,), _ = ray.wait(list(waiting))
+            index = waiting.pop(done)
+            try:
+                found = ray.get(done)
+            except ray.exceptions.RayError as error:
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                found = Failure(f"trial {index + 1} has no result, though Ray tried it again: {reason}")
+            yield index, found
+    except KeyboardInterrupt:
+        say("stopping the trials on the cluster …")
+        raise InterruptedRunError("interrupted", hint="what is finished is kept; go on with --resume") from None
+    finally:
+        for left in waiting:
+            ray.cancel(left, force=True)
+
+
+@contextmanager
+def _joined(address: str | None) -> Iterator[None]:
+    """Connected to the cluster at `address`, or to one of our own, until the block ends."""
+    import ray
+
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address is None else {}
+    try:
+        ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        what = "a Ray cluster can't be started here" if address is None else f"no Ray cluster at {address}"
+        raise MissingEnvironmentError(what, got=str(error).splitlines()[0]) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_room(pool: Ray) -> None:
+    """Raise MissingEnvironmentError where no node is large enough for a trial: it would wait for ever."""
+    import ray
+
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in found if node["Alive"]]
+    if not any(node.get("CPU", 0) >= pool.cpus and node.get("GPU", 0) >= pool.gpus for node in nodes):
+        got = "; ".join(f"{node.get('CPU', 0):g} processors and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        expected = f"{pool.cpus} processors and {pool.gpus:g} GPUs for a trial"
+        raise MissingEnvironmentError("no machine of the cluster has room for a trial", expected=expected, got=got)
+
+
+def _task(work: Any, trial: Any, folder: str) -> Any:
+    """One trial, in the folder of the first process where this machine has it too."""
+    if Path(folder).is_dir():
+        os.chdir(folder)
+    return attempt(work, trial)
