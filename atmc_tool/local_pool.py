@@ -17,7 +17,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 from atmc_tool.errors import InterruptedRunError
-from atmc_tool.trials import Failure, Results, attempt
+from atmc_tool.trials import Failure, Local, Results, attempt
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,13 +37,13 @@ class _Worker:
 
 @contextmanager
 def in_processes(
-    work: Callable[[T], R], workers: int, say: Callable[[str], None]
+    work: Callable[[T], R], pool: Local, say: Callable[[str], None]
 ) -> Iterator[Callable[[Sequence[T]], Results[R]]]:
-    """`opened_pool` of `workers` processes, started when they are needed, each with its share of the processors."""
-    content, threads = pickle.dumps(work), max(1, _processors() // workers)
+    """`opened_pool` of processes, started when they are needed, each with its share of the processors."""
+    content = pickle.dumps(work)
     crew: list[_Worker] = []
     try:
-        yield lambda trials: _run(trials, crew, lambda: _start(content, threads), workers, say)
+        yield lambda trials: _run(trials, crew, lambda: _start(content, pool.threads), pool.workers, say)
     finally:
         _end(crew)
 
@@ -101,10 +101,6 @@ def _run(
         raise
 
 
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _cause(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
@@ -112,7 +108,7 @@ def _cause(exit_code: int | None) -> str:
     return f"with exit code {exit_code}"
 
 
-def _start(content: bytes, threads: int) -> _Worker:
+def _start(content: bytes, threads: int | None) -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, threads), daemon=True)
@@ -161,7 +157,7 @@ def _end(crew: list[_Worker]) -> None:
     crew.clear()
 
 
-def _serve(connection: Connection, threads: int) -> None:
+def _serve(connection: Connection, threads: int | None) -> None:
     """What a worker does: the work on one trial after the other, until there is none.
 
     It is in a session of its own: Ctrl-C in a terminal reaches the first process alone, which passes it on once.
@@ -169,7 +165,8 @@ def _serve(connection: Connection, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "setsid"):
         os.setsid()
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read by torch when it is imported, with the work
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # read by torch when it is imported, with the work
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:

@@ -35,15 +35,13 @@ def on_ray(
     work: Callable[[T], R], pool: Ray, say: Callable[[str], None]
 ) -> Iterator[Callable[[Sequence[T]], Results[R]]]:
     """`opened_pool` of tasks on Ray, which places them, and places them elsewhere when a node is gone."""
-    check_ray()
-    os.environ.update({name: os.environ.get(name, value) for name, value in SILENT.items()})
-    import ray
+    with joined(pool.address):
+        import ray
 
-    with _joined(pool.address):
-        _check_room(pool)
-        task = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=RETRIES)(_task)
+        gpus = _gpus(pool)
+        task = ray.remote(num_cpus=pool.cpus, num_gpus=gpus, max_retries=RETRIES)(_task)
         shared, folder = ray.put(work), str(Path.cwd())
-        yield lambda trials: _run([task.remote(shared, trial, folder) for trial in trials], say)
+        yield lambda trials: _run([task.remote(shared, trial, folder, gpus) for trial in trials], say)
 
 
 def _run(tasks: Sequence[Any], say: Callable[[str], None]) -> Results[Any]:
@@ -70,10 +68,19 @@ def _run(tasks: Sequence[Any], say: Callable[[str], None]) -> Results[Any]:
 
 
 @contextmanager
-def _joined(address: str | None) -> Iterator[None]:
-    """Connected to the cluster at `address`, or to one of our own, until the block ends."""
+def joined(address: str | None) -> Iterator[None]:
+    """Connected to the cluster at `address`, or to one of our own, until the block ends; as is where it is connected.
+
+    Raises:
+        MissingEnvironmentError: Ray is not installed, or the cluster is not there.
+    """
+    check_ray()
+    os.environ.update({name: os.environ.get(name, value) for name, value in SILENT.items()})
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address is None else {}
     try:
         ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
@@ -86,20 +93,28 @@ def _joined(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_room(pool: Ray) -> None:
-    """Raise MissingEnvironmentError where no node is large enough for a trial: it would wait for ever."""
+def _gpus(pool: Ray) -> float:
+    """GPUs of a trial, after it is checked that a machine has room for one: it would else wait for ever.
+
+    Raises:
+        MissingEnvironmentError: none has.
+    """
     import ray
 
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     nodes = [node["Resources"] for node in found if node["Alive"]]
-    if not any(node.get("CPU", 0) >= pool.cpus and node.get("GPU", 0) >= pool.gpus for node in nodes):
+    gpus = float(any(node.get("GPU", 0) >= 1 for node in nodes)) if pool.gpus is None else pool.gpus
+    if not any(node.get("CPU", 0) >= pool.cpus and node.get("GPU", 0) >= gpus for node in nodes):
         got = "; ".join(f"{node.get('CPU', 0):g} processors and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        expected = f"{pool.cpus} processors and {pool.gpus:g} GPUs for a trial"
+        expected = f"{pool.cpus} processors and {gpus:g} GPUs for a trial"
         raise MissingEnvironmentError("no machine of the cluster has room for a trial", expected=expected, got=got)
+    return gpus
 
 
-def _task(work: Any, trial: Any, folder: str) -> Any:
+def _task(work: Any, trial: Any, folder: str, gpus: float) -> Any:
     """One trial, in the folder of the first process where this machine has it too."""
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else it would take one that is others'
     if Path(folder).is_dir():
         os.chdir(folder)
     return attempt(work, trial)

@@ -3,6 +3,7 @@
 There is no scheduler of our own: a pool gives the next trial to whoever is free.
 """
 
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,14 @@ class Local:
 
     workers: int = 1
 
+    @property
+    def threads(self) -> int | None:
+        """Of each worker; None: as many as torch takes by itself, or as OMP_NUM_THREADS says."""
+        if self.workers == 1 or "OMP_NUM_THREADS" in os.environ:
+            return None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // self.workers)
+
 
 @dataclass(frozen=True)
 class Ray:
@@ -31,12 +40,17 @@ class Ray:
 
     address: of a cluster that is there; None: one on this machine, which ends with the trials
     cpus:    of one trial; also how many threads it computes with
-    gpus:    of one trial
+    gpus:    of one trial; None: one where the cluster has any
     """
 
     address: str | None = None
     cpus: int = 1
-    gpus: float = 0
+    gpus: float | None = None
+
+    @property
+    def threads(self) -> int | None:
+        """Of a trial; None: as OMP_NUM_THREADS says."""
+        return None if "OMP_NUM_THREADS" in os.environ else self.cpus
 
 
 Pool = Local | Ray
@@ -99,10 +113,26 @@ def opened_pool(
     elif pool.workers > 1:
         from atmc_tool.local_pool import in_processes
 
-        with in_processes(work, pool.workers, say) as run:
+        with in_processes(work, pool, say) as run:
             yield run
     else:
         yield lambda trials: ((index, attempt(work, trial)) for index, trial in enumerate(trials))
+
+
+@contextmanager
+def connected(pool: Pool) -> Iterator[None]:
+    """Connected to the cluster of `pool`, if it is one, until the block ends: once for all trials that run in it.
+
+    Raises:
+        MissingEnvironmentError: Ray is not installed, or its cluster is not there.
+    """
+    if isinstance(pool, Ray):
+        from atmc_tool.ray_pool import joined
+
+        with joined(pool.address):
+            yield
+    else:
+        yield
 
 
 def attempt(work: Callable[[T], R], trial: T) -> R | Failure:

@@ -129,9 +129,15 @@ def _seconds(folder: RunFolder) -> float | None:
     return lines[-1].get("seconds") if lines else None
 
 
-def write_results(plan: Plan, runs: Sequence[Run], folder: Path, grid: str, command: str) -> dict[str, Any]:
-    """Write results.json, results.csv, compare.html and compare.svg; the content of the first."""
+def write_results(
+    plan: Plan, runs: Sequence[Run], folder: Path, grid: str, command: str, threads: int | None
+) -> dict[str, Any]:
+    """Write results.json, results.csv, compare.html and compare.svg; the content of the first.
+
+    threads: of a run, where they are not those of this process
+    """
     facts = machine(select_device(plan.start.config.device, Ranks()))
+    facts |= {} if threads is None else {"threads": threads}
     results = {
         "atmc_tool": __version__,
         "command": command,
