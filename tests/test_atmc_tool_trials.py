@@ -26,7 +26,7 @@ def alive(process: int) -> bool:
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -96,16 +96,17 @@ def test_closing_leaves_no_process_and_interrupts_what_runs(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own that runs `patient` trials 1 and 2 in two others, both begun."""
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that runs `patient` trials 1 and 2 in two others, both begun; on Ray where that is asked."""
+    pool = getattr(request, "param", "Local(2)")
     script = f"""if True:
         import trial_work as work
         from functools import partial
         from atmc_tool.errors import InterruptedRunError
-        from atmc_tool.trials import Local, run_trials
+        from atmc_tool.trials import Local, Ray, run_trials
         if __name__ == "__main__":
             try:
-                list(run_trials(partial(work.patient, {str(tmp_path)!r}), [1, 2, 3], Local(2), print))
+                list(run_trials(partial(work.patient, {str(tmp_path)!r}), [1, 2], {pool}, print))
             except InterruptedRunError as error:
                 print(error)
     """
@@ -136,3 +137,16 @@ def test_workers_end_with_a_first_process_that_is_killed(running: subprocess.Pop
     workers = [int(path.read_text()) for path in tmp_path.glob("*-begun")]
     until(lambda: not any(map(alive, workers)))
     assert not list(tmp_path.glob("*-saved"))
+
+
+@pytest.mark.xdist_group("pools")
+@pytest.mark.parametrize("running", ["Ray()"], indirect=True)
+def test_interrupted_tasks_on_ray_are_stopped(running: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=60)
+    assert out.splitlines() == [
+        "stopping the trials on the cluster …",
+        "interrupted. Hint: what is finished is kept; go on with --resume",
+    ]
+    workers = [int(path.read_text()) for path in tmp_path.glob("*-begun")]
+    until(lambda: not any(map(alive, workers)))

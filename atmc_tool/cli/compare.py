@@ -9,18 +9,20 @@ import click
 from atmc_tool.cli.options import PATH, as_json, new_or_old, verbosity
 from atmc_tool.cli.pool import as_options, chosen_pool, pool_options
 from atmc_tool.errors import AtmcError, InputError, UsageError
+from atmc_tool.trials import Pool
 
 if TYPE_CHECKING:
     from atmc_tool.cli.comparison import Plan
+    from atmc_tool.cli.output_folder import OutputFolder
     from evaluators.comparison import Run
 
 GRID = "grid.yaml"
-DEFAULT = Path("atmc-compare")
+DEFAULT = "atmc-compare"
 
 
 @click.command("compare", epilog="Example: atmc-tool compare grid.yaml -o comparison --dry-run")
 @click.argument("grid", metavar="GRID.yaml", type=PATH)
-@click.option("-o", "--output", type=PATH, default=DEFAULT, show_default=True, help="Folder of all runs and results.")
+@click.option("-o", "--output", default=DEFAULT, show_default=True, help="Folder of everything, or fsspec URL.")
 @click.option("--dry-run", is_flag=True, help="Show the runs, their sizes and what they cost; write nothing.")
 @pool_options
 @new_or_old
@@ -28,7 +30,7 @@ DEFAULT = Path("atmc-compare")
 @verbosity
 def command(
     grid: Path,
-    output: Path,
+    output: str,
     dry_run: bool,
     workers: int | None,
     ray: str | None,
@@ -45,9 +47,9 @@ def command(
     state; --resume goes on with the runs that are not finished.
     """
     from atmc_tool.cli.launch import several
-    from atmc_tool.files import read_bytes, write_atomic
+    from atmc_tool.cli.output_folder import output_folder
     from atmc_tool.grid import build_grid
-    from atmc_tool.settings import MAX_YAML_BYTES, read_yaml
+    from atmc_tool.settings import read_yaml
 
     if several():
         raise UsageError("a comparison starts its processes itself", hint="start it without torchrun")
@@ -55,35 +57,49 @@ def command(
     if not grid.is_file():
         raise InputError(f"{grid} is not there", expected="a grid as YAML", hint="docs/compare.md has an example")
     asked = build_grid(read_yaml(grid))
-    if not dry_run:
-        _check_free(output, resume=resume, overwrite=overwrite)
-    from atmc_tool.cli.comparison import make_plan
+    with output_folder(output) as folder:
+        if not dry_run:
+            _check_free(folder.path, resume=resume, overwrite=overwrite)
+        from atmc_tool.cli.comparison import make_plan
 
-    plan = make_plan(asked, output)
-    if dry_run:
-        _show_plan(plan, as_json)
-        return
-    if overwrite:
-        _clear(output)
-    for job in plan.jobs:
-        job.check_same(plan.start.data.digest)
-    content = read_bytes(grid, MAX_YAML_BYTES)
-    write_atomic(output / GRID, content)
+        plan = make_plan(asked, folder.path)
+        if dry_run:
+            _show_plan(plan, as_json)
+            return
+        if overwrite:
+            _clear(folder.path)
+        for job in plan.jobs:
+            job.check_same(plan.start.data.digest)
+        _compare(plan, pool, grid, folder, as_json)
+
+
+def _compare(plan: "Plan", pool: Pool, grid: Path, folder: "OutputFolder", as_json: bool) -> None:
+    """Run everything and show it.
+
+    Raises:
+        AtmcError: a run failed; the others are there.
+    """
     from atmc_tool.cli.comparison_runs import run_all
     from atmc_tool.cli.outcomes import write_results
+    from atmc_tool.files import read_bytes, write_atomic
+    from atmc_tool.settings import MAX_YAML_BYTES
 
-    command_line = shlex.join(["atmc-tool", "compare", str(grid), "-o", str(output)]) + as_options(pool)
+    content = read_bytes(grid, MAX_YAML_BYTES)
+    write_atomic(folder.path / GRID, content)
+    command_line = shlex.join(["atmc-tool", "compare", str(grid), "-o", folder.name]) + as_options(pool)
 
     def record(runs: "list[Run]") -> dict[str, Any]:
-        return write_results(plan, runs, output, content.decode(), command_line, pool.threads)
+        found = write_results(plan, runs, folder, content.decode(), command_line, pool.threads)
+        folder.keep()
+        return found
 
     runs = run_all(plan, pool, record)
-    _show(runs, record(runs), output, as_json)
+    _show(runs, record(runs), folder.name, as_json)
     failed = [run.name for run in runs if run.error is not None]
     if failed:
         raise AtmcError(
             f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",
-            hint=f"{output / 'results.json'} says why; --resume tries them again",
+            hint=f"{folder.name}/results.json says why; --resume tries them again",
         )
 
 
@@ -116,7 +132,7 @@ def _clear(folder: Path) -> None:
     remove_leftovers(folder)
 
 
-def _show(runs: "list[Run]", results: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _show(runs: "list[Run]", results: dict[str, Any], folder: str, as_json: bool) -> None:
     from atmc_tool.cli.outcomes import PAGE
     from atmc_tool.cli.render import show_json, show_line, show_table
     from evaluators.comparison import points
@@ -129,7 +145,7 @@ def _show(runs: "list[Run]", results: dict[str, Any], folder: Path, as_json: boo
     show_table("Mean ± sample standard deviation over the runs", columns, rows)
     for text in measured(runs):
         show_line(text)
-    show_line(f"report: {folder / PAGE}")
+    show_line(f"report: {folder}/{PAGE}")
 
 
 def _show_plan(plan: "Plan", as_json: bool) -> None:
