@@ -2,8 +2,9 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,15 +83,16 @@ def joined(address: str | None) -> Iterator[None]:
         yield
         return
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address is None else {}
-    try:
-        ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        what = "a Ray cluster can't be started here" if address is None else f"no Ray cluster at {address}"
-        raise MissingEnvironmentError(what, got=str(error).splitlines()[0]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray says on stdout what it has lost; that is for results alone
+        try:
+            ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            what = "a Ray cluster can't be started here" if address is None else f"no Ray cluster at {address}"
+            raise MissingEnvironmentError(what, got=next(iter(str(error).splitlines()), "")) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _gpus(pool: Ray) -> float:
