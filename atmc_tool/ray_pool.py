@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -16,19 +17,32 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 RETRIES = 3  # of a trial whose process or node is gone
+CONNECT_SECONDS = 10.0
 STORE_BYTES = 128 * 1024**2  # of a cluster of our own; what does not fit, Ray puts on disk
-SILENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # sends nothing, warns of nothing
+ENVIRONMENT = {  # of Ray, where it is not set: sends nothing, warns of nothing, bears with a busy machine
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_raylet_start_wait_time_s": "180",
+}
 
 
-def check_ray() -> None:
-    """See that Ray is installed; imports it not.
+def check_ray(address: str | None) -> None:
+    """See that Ray is installed, which is not imported here, and that somebody listens at `address`.
+
+    Ray itself would try for minutes.
 
     Raises:
-        MissingEnvironmentError: it is not; the hint says how to install it.
+        MissingEnvironmentError: one of the two is not so.
     """
     if find_spec("ray") is None:
         hint = "pip install 'atmc-tool[cluster]', or --workers for processes of this machine"
         raise MissingEnvironmentError("--ray needs a package that is not installed", hint=hint)
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise MissingEnvironmentError(f"no Ray cluster at {address}", got=str(error)) from error
 
 
 @contextmanager
@@ -75,8 +89,8 @@ def joined(address: str | None) -> Iterator[None]:
     Raises:
         MissingEnvironmentError: Ray is not installed, or the cluster is not there.
     """
-    check_ray()
-    os.environ.update({name: os.environ.get(name, value) for name, value in SILENT.items()})
+    check_ray(address)
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     import ray
 
     if ray.is_initialized():
@@ -86,7 +100,7 @@ def joined(address: str | None) -> Iterator[None]:
     with redirect_stdout(sys.stderr):  # Ray says on stdout what it has lost; that is for results alone
         try:
             ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # a bare one among them, where it does not start in time
             what = "a Ray cluster can't be started here" if address is None else f"no Ray cluster at {address}"
             raise MissingEnvironmentError(what, got=next(iter(str(error).splitlines()), "")) from error
         try:

@@ -39,7 +39,7 @@ def chosen_pool(workers: int | None, ray: str | None, cpus: int | None, gpus: fl
 
     Raises:
         UsageError: options that exclude each other, or no address.
-        MissingEnvironmentError: Ray is asked for and not installed.
+        MissingEnvironmentError: Ray is asked for and not installed, or there is no cluster at the address.
     """
     if ray is None:
         if cpus is not None or gpus is not None:
@@ -52,8 +52,9 @@ def chosen_pool(workers: int | None, ray: str | None, cpus: int | None, gpus: fl
         raise UsageError("not the address of a Ray cluster", expected=expected, got=ray, hint="--ray= names none")
     from atmc_tool.ray_pool import check_ray
 
-    check_ray()
-    return Ray(None if ray == OWN else ray, cpus or 1, gpus)
+    address = None if ray == OWN else ray
+    check_ray(address)
+    return Ray(address, cpus or 1, gpus)
 
 
 def as_options(pool: Pool) -> str:
