@@ -19,11 +19,8 @@ R = TypeVar("R")
 RETRIES = 3  # of a trial whose process or node is gone
 CONNECT_SECONDS = 10.0
 STORE_BYTES = 128 * 1024**2  # of a cluster of our own; what does not fit, Ray puts on disk
-ENVIRONMENT = {  # of Ray, where it is not set: sends nothing, warns of nothing, bears with a busy machine
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_raylet_start_wait_time_s": "180",
-}
+STARTS = 3  # of a cluster of our own: Ray gives up after 30 seconds, which are few on a busy machine
+SILENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # sends nothing, warns of nothing
 
 
 def check_ray(address: str | None) -> None:
@@ -90,22 +87,32 @@ def joined(address: str | None) -> Iterator[None]:
         MissingEnvironmentError: Ray is not installed, or the cluster is not there.
     """
     check_ray(address)
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in SILENT.items()})
     import ray
 
     if ray.is_initialized():
         yield
         return
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address is None else {}
     with redirect_stdout(sys.stderr):  # Ray says on stdout what it has lost; that is for results alone
         try:
-            ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
-        except Exception as error:  # a bare one among them, where it does not start in time
-            what = "a Ray cluster can't be started here" if address is None else f"no Ray cluster at {address}"
-            raise MissingEnvironmentError(what, got=next(iter(str(error).splitlines()), "")) from error
-        try:
+            _init(address)
             yield
         finally:
+            ray.shutdown()
+
+
+def _init(address: str | None) -> None:
+    import ray
+
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address is None else {}
+    for left in reversed(range(1 if address else STARTS)):
+        try:
+            ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
+            return
+        except Exception as error:  # a bare one among them, where it does not start in time
+            if not left:
+                what = f"no Ray cluster at {address}" if address else "a Ray cluster can't be started here"
+                raise MissingEnvironmentError(what, got=next(iter(str(error).splitlines()), "")) from error
             ray.shutdown()
 
 
