@@ -101,6 +101,8 @@ def opened_pool(
         pool: with one local worker nothing is pickled; with others work, trials (plain values) and results are.
         say: told of processes that ended, and of Ctrl-C.
 
+    On Ray what is printed to stdout meanwhile goes to stderr, for Ray prints there too.
+
     Raises:
         InterruptedRunError: Ctrl-C; or `work` raised it in this process.
         MissingEnvironmentError: Ray is not installed, its cluster is not there, or has no room for a trial.

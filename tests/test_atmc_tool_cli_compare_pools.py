@@ -30,7 +30,7 @@ GRID: dict[str, Any] = {
     "methods": ["dense", "al0", "ap"],
     "keep": [0.1],
 }
-DIFFERENT = ("results.json", "results.csv", "compare.html", "report.html", "metrics.jsonl", ".ckpt")  # they state times
+DIFFERENT = ("results.json", "results.csv", "compare.html", "report.html", "metrics.jsonl")  # they state times
 
 
 def write_grid(folder: Path, **changed: Any) -> None:
@@ -41,7 +41,7 @@ def files(folder: Path) -> dict[str, bytes | None]:
     """Every file with its content, but that of files which say how long something took; names of folders left out."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".ckpt":  # an interrupted run has others
             content = path.read_bytes().replace(f"{folder.name}/".encode(), b"")
             found[str(path.relative_to(folder))] = None if path.name.endswith(DIFFERENT) else content
     return found

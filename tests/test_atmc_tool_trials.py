@@ -144,9 +144,6 @@ def test_workers_end_with_a_first_process_that_is_killed(running: subprocess.Pop
 def test_interrupted_tasks_on_ray_are_stopped(running: "subprocess.Popen[str]", tmp_path: Path) -> None:
     running.send_signal(signal.SIGINT)
     out, _ = running.communicate(timeout=60)
-    assert out.splitlines() == [
-        "stopping the trials on the cluster …",
-        "interrupted. Hint: what is finished is kept; go on with --resume",
-    ]
+    assert out == "interrupted. Hint: what is finished is kept; go on with --resume\n"
     workers = [int(path.read_text()) for path in tmp_path.glob("*-begun")]
     until(lambda: not any(map(alive, workers)))
