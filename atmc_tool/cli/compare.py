@@ -1,77 +1,105 @@
-"""`atmc-tool compare`: a grid of methods, budgets and seeds, run one after the other and set side by side."""
+"""`atmc-tool compare`: a grid of methods, budgets and seeds, run one after the other or at a time, set side by side."""
 
-import os
 import shlex
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from atmc_tool.cli.options import PATH, as_json, is_verbose, new_or_old, verbosity
-from atmc_tool.errors import AtmcError, InputError, InterruptedRunError, UsageError
+from atmc_tool.cli.options import PATH, as_json, new_or_old, verbosity
+from atmc_tool.cli.pool import as_options, chosen_pool, pool_options
+from atmc_tool.errors import AtmcError, InputError, UsageError
+from atmc_tool.trials import Pool
 
 if TYPE_CHECKING:
     from atmc_tool.cli.comparison import Plan
+    from atmc_tool.cli.output_folder import OutputFolder
     from evaluators.comparison import Run
 
 GRID = "grid.yaml"
-DEFAULT = Path("atmc-compare")
+DEFAULT = "atmc-compare"
 
 
 @click.command("compare", epilog="Example: atmc-tool compare grid.yaml -o comparison --dry-run")
 @click.argument("grid", metavar="GRID.yaml", type=PATH)
-@click.option("-o", "--output", type=PATH, default=DEFAULT, show_default=True, help="Folder of all runs and results.")
+@click.option("-o", "--output", default=DEFAULT, show_default=True, help="Folder of everything, or fsspec URL.")
 @click.option("--dry-run", is_flag=True, help="Show the runs, their sizes and what they cost; write nothing.")
+@pool_options
 @new_or_old
 @as_json
 @verbosity
-def command(grid: Path, output: Path, dry_run: bool, resume: bool, overwrite: bool, as_json: bool) -> None:
+def command(
+    grid: Path,
+    output: str,
+    dry_run: bool,
+    workers: int | None,
+    ray: str | None,
+    cpus: int | None,
+    gpus: float | None,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Run methods × budgets × seeds on one data set and set them side by side.
 
     GRID.yaml names methods, budgets, seeds and settings. All is checked before the first training. Every run takes the
     same steps and attack, unless its method's own settings say otherwise: the cost is in the results. Ctrl-C saves the
-    state; --resume goes on with the first run that is not finished.
+    state; --resume goes on with the runs that are not finished.
     """
     from atmc_tool.cli.launch import several
-    from atmc_tool.files import read_bytes, write_atomic
+    from atmc_tool.cli.output_folder import output_folder
     from atmc_tool.grid import build_grid
-    from atmc_tool.settings import MAX_YAML_BYTES, read_yaml
+    from atmc_tool.settings import read_yaml
 
     if several():
-        raise UsageError("a comparison runs in one process", hint="start it without torchrun")
+        raise UsageError("a comparison starts its processes itself", hint="start it without torchrun")
+    pool = chosen_pool(workers, ray, cpus, gpus)
     if not grid.is_file():
         raise InputError(f"{grid} is not there", expected="a grid as YAML", hint="docs/compare.md has an example")
     asked = build_grid(read_yaml(grid))
-    if not dry_run:
-        _check_free(output, resume=resume, overwrite=overwrite)
-    from atmc_tool.cli.comparison import make_plan
+    with output_folder(output) as folder:
+        if not dry_run:
+            _check_free(folder.path, resume=resume, overwrite=overwrite)
+        from atmc_tool.cli.comparison import make_plan
 
-    plan = make_plan(asked, output)
-    if dry_run:
-        _show_plan(plan, as_json)
-        return
-    if overwrite:
-        _clear(output)
-    for job in plan.jobs:
-        job.check_same(plan.start.data.digest)
-    content = read_bytes(grid, MAX_YAML_BYTES)
-    write_atomic(output / GRID, content)
+        plan = make_plan(asked, folder.path)
+        if dry_run:
+            _show_plan(plan, as_json)
+            return
+        if overwrite:
+            _clear(folder.path)
+        for job in plan.jobs:
+            job.check_same(plan.start.data.digest)
+        _compare(plan, pool, grid, folder, as_json)
+
+
+def _compare(plan: "Plan", pool: Pool, grid: Path, folder: "OutputFolder", as_json: bool) -> None:
+    """Run everything and show it.
+
+    Raises:
+        AtmcError: a run failed; the others are there.
+    """
+    from atmc_tool.cli.comparison_runs import run_all
     from atmc_tool.cli.outcomes import write_results
+    from atmc_tool.files import read_bytes, write_atomic
+    from atmc_tool.settings import MAX_YAML_BYTES
 
-    command_line = shlex.join(["atmc-tool", "compare", str(grid), "-o", str(output)])
+    content = read_bytes(grid, MAX_YAML_BYTES)
+    write_atomic(folder.path / GRID, content)
+    command_line = shlex.join(["atmc-tool", "compare", str(grid), "-o", folder.name]) + as_options(pool)
 
     def record(runs: "list[Run]") -> dict[str, Any]:
-        return write_results(plan, runs, output, content.decode(), command_line)
+        found = write_results(plan, runs, folder, content.decode(), command_line, pool.threads)
+        folder.keep()
+        return found
 
-    runs = _run_all(plan, record)
-    _show(runs, record(runs), output, as_json)
+    runs = run_all(plan, pool, record)
+    _show(runs, record(runs), folder.name, as_json)
     failed = [run.name for run in runs if run.error is not None]
     if failed:
         raise AtmcError(
             f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}",
-            hint=f"{output / 'results.json'} says why; --resume tries them again",
+            hint=f"{folder.name}/results.json says why; --resume tries them again",
         )
 
 
@@ -104,38 +132,7 @@ def _clear(folder: Path) -> None:
     remove_leftovers(folder)
 
 
-def _run_all(plan: "Plan", record: "Callable[[list[Run]], object]") -> "list[Run]":
-    """All runs in their order; `record` is called after each that was not finished before."""
-    from atmc_tool.cli.comparison import run_job
-    from atmc_tool.cli.outcomes import given_dense, outcome_of, run_of
-    from atmc_tool.cli.render import note
-
-    runs = []
-    measured: dict[Path, dict[str, Any]] = {}
-    if plan.measures_dense:
-        note(f"[1/{plan.planned}] dense: {plan.grid.dense}")
-        runs.append(given_dense(plan))
-    for job in plan.jobs:
-        before = job.finished
-        note(f"[{len(runs) + 1}/{plan.planned}] {job.title}" + (": finished before" if before else ""))
-        try:
-            if not before:
-                run_job(job, plan, measured)
-            runs.append(run_of(job, outcome_of(plan, job)))
-        except InterruptedRunError:
-            raise
-        except Exception as error:  # the other runs go on
-            if not isinstance(error, AtmcError) and (is_verbose() or "ATMC_DEBUG" in os.environ):
-                traceback.print_exc()
-            text = str(error) if isinstance(error, AtmcError) else str(AtmcError(f"{type(error).__name__}: {error}"))
-            note(f"failed: {text}")
-            runs.append(run_of(job, None, text))
-        if not before:
-            record(runs)
-    return runs
-
-
-def _show(runs: "list[Run]", results: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _show(runs: "list[Run]", results: dict[str, Any], folder: str, as_json: bool) -> None:
     from atmc_tool.cli.outcomes import PAGE
     from atmc_tool.cli.render import show_json, show_line, show_table
     from evaluators.comparison import points
@@ -148,7 +145,7 @@ def _show(runs: "list[Run]", results: dict[str, Any], folder: Path, as_json: boo
     show_table("Mean ± sample standard deviation over the runs", columns, rows)
     for text in measured(runs):
         show_line(text)
-    show_line(f"report: {folder / PAGE}")
+    show_line(f"report: {folder}/{PAGE}")
 
 
 def _show_plan(plan: "Plan", as_json: bool) -> None:

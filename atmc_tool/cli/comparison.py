@@ -1,28 +1,23 @@
-"""What a comparison runs: its plan, checked before any training, and its runs, each as the command line would do it."""
+"""What a comparison runs: its plan, checked before any training."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from atmc_tool.cli.compress import run_compression
-from atmc_tool.cli.export import exported
 from atmc_tool.cli.feasibility import Feasibility, check_feasible
 from atmc_tool.cli.render import counted
-from atmc_tool.cli.run_folder import ONNX, REPORT, RunFolder
+from atmc_tool.cli.run_folder import REPORT, RunFolder
 from atmc_tool.cli.settings import layered, portable
 from atmc_tool.cli.start import Start, read_start, untrained_start, warn_of_missing_rules
 from atmc_tool.cli.strategies import with_strategy
-from atmc_tool.cli.train import train_dense
-from atmc_tool.cli.verification import verify_file
 from atmc_tool.cli.watch import made
 from atmc_tool.config import Config, build_config
 from atmc_tool.cost import Cost, training_cost
 from atmc_tool.devices import select_device
 from atmc_tool.distributed import Ranks
-from atmc_tool.errors import AtmcError, InfeasibleBudgetError, UsageError
-from atmc_tool.files import sha256, write_atomic
+from atmc_tool.errors import InfeasibleBudgetError, UsageError
+from atmc_tool.files import sha256
 from atmc_tool.grid import DENSE, NATURAL, Cell, Grid
 from atmc_tool.settings import read_yaml
 from atmc_tool.trackers import check_installed
@@ -240,44 +235,6 @@ def _compression(grid: Grid, start: Start, folder: Path, cell: Cell, source: Pat
     return Job(
         cell.name, cell.entry.label, cell.seed, config, run, run.model, cost, cell, source, feasibility, grid.verify
     )
-
-
-def run_job(job: Job, plan: Plan, measured: dict[Path, dict[str, Any]]) -> None:
-    """Run `job` of `plan` to its end, from its checkpoint where there is one.
-
-    measured: file of a dense network → its facts, known since an earlier run; those of this one are added
-
-    Raises:
-        InterruptedRunError: Ctrl-C; the state is saved.
-        AtmcError: it failed.
-    """
-    if not job.trained:
-        _train(job, plan, measured)
-    if job.verify:
-        _verify(job)
-
-
-def _train(job: Job, plan: Plan, measured: dict[Path, dict[str, Any]]) -> None:
-    resume = job.folder.config.is_file()
-    if job.cell is None:
-        train_dense(job.config, job.result, job.folder, Ranks(), resume=resume)
-        return
-    assert job.source is not None
-    if not job.source.is_file():
-        raise AtmcError(f"the network that it starts from is not there: {job.source}")
-    start = read_start(job.source, {}, False, lambda _: job.config, plan.start.skeleton, plan.start.data)
-    report = run_compression(start, check_feasible(start), job.folder, Ranks(), resume, measured.get(job.source))
-    assert report is not None  # for there is one rank
-    measured[job.source] = report["metrics"]["dense"]
-
-
-def _verify(job: Job) -> None:
-    """`atmc-tool export --onnx` and `atmc-tool verify`; the verdict stands in verify.json and stops nothing."""
-    target = job.folder.path / ONNX
-    content, _ = exported(read_atmc(job.result), sha256(job.result.read_bytes()))
-    write_atomic(target, content)
-    report, *_ = verify_file(target, "auto", None, lambda _: job.config)
-    write_atomic(job.folder.path / REPORT, (json.dumps(report, indent=2) + "\n").encode())
 
 
 def _recorded(folder: RunFolder) -> Config:

@@ -1,7 +1,8 @@
 """Options that several commands share, each defined once, and the values they take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -198,6 +199,14 @@ def verbosity(command: F) -> F:
 def is_quiet() -> bool:
     """Whether `-q` was given to the running command; or another process of the same run is the one that talks."""
     return not is_first() or bool(click.get_current_context().meta.get(f"{_META}.quiet"))
+
+
+@contextmanager
+def no_command() -> Iterator[None]:
+    """In a process that runs no command: as with `-q`, from now on."""
+    with click.Context(click.Command(_META), obj=time.monotonic()) as context:
+        context.meta[f"{_META}.quiet"] = True
+        yield
 
 
 def seconds_running() -> float:

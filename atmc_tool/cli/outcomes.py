@@ -10,6 +10,7 @@ from atmc_tool import __version__
 from atmc_tool.budget import compressible
 from atmc_tool.cli.comparison import Job, Plan
 from atmc_tool.cli.measurement import measure
+from atmc_tool.cli.output_folder import OutputFolder
 from atmc_tool.cli.run_folder import REPORT, RunFolder
 from atmc_tool.cli.start import Start, copied
 from atmc_tool.cli.subject import versions
@@ -129,9 +130,15 @@ def _seconds(folder: RunFolder) -> float | None:
     return lines[-1].get("seconds") if lines else None
 
 
-def write_results(plan: Plan, runs: Sequence[Run], folder: Path, grid: str, command: str) -> dict[str, Any]:
-    """Write results.json, results.csv, compare.html and compare.svg; the content of the first."""
+def write_results(
+    plan: Plan, runs: Sequence[Run], folder: OutputFolder, grid: str, command: str, threads: int | None
+) -> dict[str, Any]:
+    """Write results.json, results.csv, compare.html and compare.svg; the content of the first.
+
+    threads: of a run, where they are not those of this process
+    """
     facts = machine(select_device(plan.start.config.device, Ranks()))
+    facts |= {} if threads is None else {"threads": threads}
     results = {
         "atmc_tool": __version__,
         "command": command,
@@ -143,7 +150,7 @@ def write_results(plan: Plan, runs: Sequence[Run], folder: Path, grid: str, comm
         "points": [point.to_json() for point in points(runs)],
     }
     comparison = Comparison(
-        name=str(folder),
+        name=folder.name,
         runs=runs,
         planned=plan.planned,
         labels=[entry.label for entry in plan.grid.methods],
@@ -156,10 +163,10 @@ def write_results(plan: Plan, runs: Sequence[Run], folder: Path, grid: str, comm
         },
         grid=grid,
     )
-    write_atomic(folder / RESULTS, (json.dumps(results, indent=2) + "\n").encode())
-    write_atomic(folder / TABLE, to_csv(runs).encode())
-    write_atomic(folder / PAGE, comparison_report(comparison))
+    write_atomic(folder.path / RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+    write_atomic(folder.path / TABLE, to_csv(runs).encode())
+    write_atomic(folder.path / PAGE, comparison_report(comparison))
     figure = comparison_figure(comparison)
     if figure is not None:
-        write_atomic(folder / FIGURE, figure.encode())
+        write_atomic(folder.path / FIGURE, figure.encode())
     return results

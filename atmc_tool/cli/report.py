@@ -50,7 +50,7 @@ def command(run: Path | None, output: Path | None, as_json: bool) -> None:
     target = output or folder.path / RUN_REPORT
     if target.name != RUN_REPORT or target.is_dir():
         _check_free(target)
-    write_report(folder.path, target, _results(folder.path))
+    write_report(folder.path, target, results_of(folder.path))
     _say(target, as_json)
 
 
@@ -116,7 +116,7 @@ def write_report(path: Path, target: Path, results: "Results | None") -> None:
     write_atomic(target, run_report(Run(str(path), state, view.lines, text, results)))
 
 
-def _results(path: Path) -> "Results | None":
+def results_of(path: Path) -> "Results | None":
     """What the run in folder `path` has made, read from its files; None where it is not finished."""
     from atmc_tool.cli.run_folder import RunFolder
     from atmc_tool.cli.watch import made
