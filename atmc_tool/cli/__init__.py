@@ -18,8 +18,8 @@ from atmc_tool.cli.launch import is_first
 from atmc_tool.errors import AtmcError, MissingEnvironmentError
 
 COMMANDS = (
-    *("train", "compress", "export", "verify", "bench", "unpack", "compare", "inspect", "diff", "watch", "report"),
-    *("selftest", "doctor", "quickstart"),
+    *("train", "compress", "export", "verify", "bench", "unpack", "compare", "search", "inspect", "diff", "watch"),
+    *("report", "selftest", "doctor", "quickstart"),
 )
 INTERRUPTED = 130
 
