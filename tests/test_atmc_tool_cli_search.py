@@ -115,10 +115,44 @@ def test_an_interrupted_search_says_that_it_can_go_on(folder: Path) -> None:
     assert errors == "error: interrupted. Hint: the state is saved; go on with --resume\n"
 
 
-def test_processes_give_what_one_gives(cli: Cli, folder: Path) -> None:
-    line = f"search model.pt --algorithm tpe --keep 0.1 --evaluations 8 {SHORT}"
+def children(process: int) -> list[int]:
+    """The processes that `process` has started to evaluate."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+            command = path.with_name("cmdline").read_bytes()
+        except OSError:  # it has ended
+            continue
+        if int(fields[1]) == process and b"spawn_main" in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives_even_where_one_is_killed(cli: Cli, folder: Path) -> None:
+    line = "search model.pt --algorithm tpe --keep 0.1 --evaluations 24 --images 100 --attack-steps 5"
+    assert cli(f"{line} -o one -q", folder).code == 0
+    command = [sys.executable, "-m", "atmc_tool", *line.split(), "-o", "two", "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    log, deadline = folder / "two" / "trials.jsonl", time.monotonic() + 120
+    while not (log.is_file() and log.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert [line["number"] for line in outcomes(folder / "two")] == list(range(24))
+    assert outcomes(folder / "one") == outcomes(folder / "two")
+    assert (folder / "one" / "strategy.yaml").read_bytes() == (folder / "two" / "strategy.yaml").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_cluster_gives_what_one_process_gives(cli: Cli, folder: Path) -> None:
+    line = f"search model.pt --algorithm random --keep 0.1 --evaluations 8 {SHORT}"
     assert cli(f"{line} -o one", folder).code == 0
-    done = run_atmc(f"{line} -o two --workers 2", folder)
+    done = run_atmc(f"{line} -o two --ray", folder)
     assert done.code == 0, done.err
     assert outcomes(folder / "one") == outcomes(folder / "two")
     assert (folder / "one" / "strategy.yaml").read_bytes() == (folder / "two" / "strategy.yaml").read_bytes()

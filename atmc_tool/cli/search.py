@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from atmc_tool.cli.options import EPS, PATH, as_json, config_sources, data, new_or_old, norm, setting, verbosity
+from atmc_tool.cli.pool import chosen_pool, pool_options
 from atmc_tool.errors import InputError, MissingEnvironmentError, UsageError
 
 if TYPE_CHECKING:
@@ -60,14 +61,7 @@ NEEDED = {  # algorithm → packages of the extra `search`
 @setting("threat_model.eps", "--eps", type=EPS, help="Radius of the ball of the norm: 8/255 or 0.1.")
 @norm
 @setting("device", "--device", metavar="NAME", help="auto (default), cpu or cuda:0.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that evaluate.")
-@click.option(
-    "--ray",
-    is_flag=False,
-    flag_value="local",
-    metavar="[ADDRESS]",
-    help="Evaluate on a Ray cluster; without an address on one of this machine.",
-)
+@pool_options
 @click.option("--trust-pickle", is_flag=True, help="Load a whole pickled module, which runs code in the file.")
 @click.option("--figures", is_flag=True, help="Draw the figures of finished searches: MODEL are their folders.")
 @click.option("--dry-run", is_flag=True, help="Show the layers, the bounds and the budget; write nothing.")
@@ -78,8 +72,10 @@ NEEDED = {  # algorithm → packages of the extra `search`
 @verbosity
 def command(
     models: tuple[Path, ...],
-    workers: int,
+    workers: int | None,
     ray: str | None,
+    cpus: int | None,
+    gpus: float | None,
     trust_pickle: bool,
     figures: bool,
     dry_run: bool,
@@ -99,7 +95,7 @@ def command(
         return
     if len(models) > 1:
         raise UsageError("a search takes one network", hint="--figures takes the folders of several searches")
-    settings = _settings(options)
+    settings, pool = _settings(options), chosen_pool(workers, ray, cpus, gpus)
     _check_installed(settings.algorithm)
     model, folder = models[0], output or DEFAULT
     if not model.is_file():
@@ -115,10 +111,10 @@ def command(
     if dry_run:
         _show_plan(plan, as_json)
         return
-    from atmc_tool.cli.search_run import pool_of, run_search
+    from atmc_tool.cli.search_run import run_search
 
     command_line = shlex.join(["atmc-tool", *sys.argv[1:]])
-    results = run_search(plan, target, pool_of(workers, ray), resume=resume, overwrite=overwrite, command=command_line)
+    results = run_search(plan, target, pool, resume=resume, overwrite=overwrite, command=command_line)
     _show(results, target, as_json)
 
 

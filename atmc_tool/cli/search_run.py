@@ -25,7 +25,7 @@ from atmc_tool.search.random_search import RandomSearch
 from atmc_tool.search.settings import SEARCHES
 from atmc_tool.search.strategy import LayerRate, Strategy, write_strategy
 from atmc_tool.search.trial_log import Trial, TrialLog
-from atmc_tool.trials import Failure, Local, Pool, Ray, opened_pool
+from atmc_tool.trials import Failure, Local, Pool, opened_pool
 from evaluators.report.search_report import search_report
 
 FACTS = ("clean", "robust", "reward", "weights", "flops", "shrunk", "bytes")
@@ -44,11 +44,6 @@ def outcomes(run: Run, wanted: Sequence[Request]) -> Iterator[tuple[int, Outcome
         if isinstance(found, Failure):
             raise AtmcError(f"an evaluation failed: {found.text}", hint="--resume tries it again")
         yield index, found
-
-
-def pool_of(workers: int, ray: str | None) -> Pool:
-    """Where evaluations run: processes of this machine, or a Ray cluster at an address; `local` starts one here."""
-    return Local(workers) if ray is None else Ray(None if ray == "local" else ray)
 
 
 def run_search(
