@@ -133,7 +133,7 @@ class Plan:
         return ["--arch", network, "-c", str(self.settings), "-q"]
 
     def search_folder(self, cell: Cell) -> Path:
-        """Of a search; for HARP of its compression, whose allocation is the strategy."""
+        """Of a search."""
         return self._base(cell.network, cell.seed) / cell.structure / cell.algorithm
 
     def run_folder(self, cell: Cell, method: str) -> Path:
@@ -151,19 +151,17 @@ class Plan:
         return jobs
 
     def search_jobs(self) -> list[Job]:
-        """Searches, and trainings of HARP."""
+        """Searches."""
         a, jobs = self.arguments, []
         for cell in self.cells():
             folder, keep = self.search_folder(cell), str(SETTINGS[cell.structure])
             common = [str(self._dense(cell.network, cell.seed)), *self._common(cell.network), "--keep", keep]
             common += ["--structure", cell.structure, "-o", str(folder)]
-            if cell.algorithm == "harp":
-                line = ["compress", *common, "--method", "harp", "--epochs", str(a.harp_epochs)]
-                jobs.append(Job("harp", tuple(line), str(folder / "model.atmc"), str(folder)))
-                continue
             line = ["search", *common, "--algorithm", cell.algorithm, "--seed", str(cell.seed)]
             line += ["--evaluations", str(a.evaluations), "--images", str(a.images), "--batch", "4"]
             line += ["--attack-steps", str(a.attack_steps)]
+            if cell.algorithm == "harp":
+                line += ["--set", f"compress.epochs={a.harp_epochs}"]
             jobs.append(Job(f"search {cell.algorithm}", tuple(line), str(folder / "results.json"), str(folder)))
         return jobs
 
@@ -171,8 +169,7 @@ class Plan:
         """Compressions by every strategy."""
         jobs = []
         for cell in self.cells():
-            found = self.search_folder(cell)
-            strategy = found / "model.atmc" if cell.algorithm == "harp" else found / "strategy.yaml"
+            strategy = self.search_folder(cell) / "strategy.yaml"
             for method in self.arguments.methods:
                 folder = self.run_folder(cell, method)
                 line = ["compress", str(self._dense(cell.network, cell.seed)), *self._common(cell.network)]

@@ -41,6 +41,7 @@ def outcomes(folder: Path) -> list[dict[str, Any]]:
         ("tpe", "--steps 1"),
         ("cmaes", "--measure flops"),
         ("nsga2", "--lower 0.01"),
+        ("harp", "--set compress.max_steps=4 --set attack.steps=1 --set evaluation.n=20 --set evaluation.steps=1"),
     ],
 )
 def test_every_algorithm_leaves_a_strategy_within_its_budget(algorithm: str, more: str, cli: Cli, folder: Path) -> None:
@@ -185,6 +186,7 @@ def test_a_plan_writes_nothing(cli: Cli, folder: Path) -> None:
     [
         ("model.pt --keep 0.00001", 6, "no strategy meets the budget"),
         ("model.pt --keep 0.1 --lower 0.5", 6, "no strategy meets the budget"),
+        ("model.pt --algorithm harp --measure flops", 2, "harp has its budget in weights"),
         ("model.pt --lower 0.5 --upper 0.1", 2, "lower is above upper"),
         ("missing.pt", 4, "missing.pt is not there"),
         ("model.pt model.pt", 2, "a search takes one network"),
@@ -196,7 +198,7 @@ def test_a_plan_writes_nothing(cli: Cli, folder: Path) -> None:
 def test_mistakes_are_one_line(options: str, code: int, said: str, cli: Cli, folder: Path) -> None:
     (folder / "there").mkdir()
     (folder / "there" / "mine.txt").write_text("mine")
-    refused = cli(f"search {options} --algorithm random", folder)
+    refused = cli(f"search --algorithm random {options}", folder)
     assert refused.code == code, refused.err
     assert said in refused.error
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from atmc_tool.cli.run_folder import RunFolder
 from atmc_tool.errors import InputError, UsageError
 from atmc_tool.files import leftovers, read_bytes, remove_leftovers
 
@@ -46,6 +47,11 @@ class SearchFolder:
     def page(self) -> Path:
         """The report."""
         return self.path / "search.html"
+
+    @property
+    def harp(self) -> RunFolder:
+        """The training of HARP's rates."""
+        return RunFolder(self.path / "harp")
 
     def own(self) -> list[Path]:
         """Everything that a search writes here."""
@@ -95,6 +101,8 @@ class SearchFolder:
 
     def clear(self) -> None:
         """Remove what an earlier search left; files of others stay."""
+        if self.harp.path.is_dir():
+            self.harp.clear()
         for path in self.own():
             path.unlink(missing_ok=True)
             remove_leftovers(self.path, path.name)

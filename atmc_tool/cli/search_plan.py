@@ -55,8 +55,10 @@ def make_plan(model: Path, trust_pickle: bool, settings: SearchSettings) -> Sear
         InfeasibleBudgetError: the lowest rates exceed the budget, or there is nothing to prune.
         InputError, AtmcError: as `read_start`.
     """
-    with_bytes = settings.measure == "bytes"
-    start = read_start(model, {}, trust_pickle, skeleton=None if with_bytes else b"-")
+    with_bytes, trains = settings.measure == "bytes", settings.algorithm == "harp"
+    if trains and settings.measure != "weights":
+        raise UsageError("harp has its budget in weights", expected="--measure weights", got=settings.measure)
+    start = read_start(model, {}, trust_pickle, skeleton=None if with_bytes or trains else b"-")
     layers = tuple(layers_of(start.network, start.card.image_shape))
     cost, total = _cost(start, layers, settings)
     limit = int(settings.keep * total)

@@ -79,6 +79,7 @@ def _search(plan: SearchPlan, folder: SearchFolder, run: Run) -> tuple[list[Tria
     def work(asked: Sequence[tuple[Strategy, float]]) -> Iterator[tuple[int, Outcome]]:
         return outcomes(run, [Request(s.model_dump(mode="json"), fidelity) for s, fidelity in asked])
 
+    algorithm = algorithm_of(plan, folder)
     log = TrialLog(folder.trials)
     count = settings.evaluations if settings.algorithm in SEARCHES else 1
     search = Search(space, work, log, evaluations=count, batch=settings.batch, halving=settings.halving)
@@ -86,7 +87,7 @@ def _search(plan: SearchPlan, folder: SearchFolder, run: Run) -> tuple[list[Tria
         note(f"{len(log.trials)} evaluations of the search that was begun are used again")
     trials: list[Trial] = []
     with counted(f"searching by {settings.algorithm}") as progress:
-        for trial in search.run(algorithm_of(plan)):
+        for trial in search.run(algorithm):
             trials.append(trial)
             progress(len(trials), count)
     log.finish()
@@ -97,9 +98,13 @@ def _search(plan: SearchPlan, folder: SearchFolder, run: Run) -> tuple[list[Tria
     return trials, found[0], found.get(1)
 
 
-def algorithm_of(plan: SearchPlan) -> Algorithm:
-    """The algorithm that the plan asks for, from its beginning."""
+def algorithm_of(plan: SearchPlan, folder: SearchFolder) -> Algorithm:
+    """The algorithm that the plan asks for, from its beginning; HARP's rates are trained first."""
     settings, space = plan.settings, plan.space
+    if settings.algorithm == "harp":
+        from atmc_tool.cli.search_harp import trained_rates
+
+        return Fixed(trained_rates(plan, folder.harp))
     if settings.algorithm not in SEARCHES:
         return Fixed(built_in(plan))
     if settings.algorithm == "random":
