@@ -105,23 +105,25 @@ class Plan:
                         yield Cell(network, structure, algorithm, seed)
 
     def write_settings(self) -> None:
-        """What all commands share."""
-        a = self.arguments
+        """What all commands share; images of a file are decoded once."""
+        a, data = self.arguments, {"name": self.arguments.data, "limit": self.arguments.limit}
+        if Path(a.data).is_file():
+            data = {"name": str((self.folder / "images.npz").resolve())}
         settings = {
-            "data": {"name": str(Path(a.data).resolve()) if Path(a.data).exists() else a.data, "limit": a.limit},
+            "data": data,
             "threat_model": {"eps": a.eps},
             "attack": {"steps": a.training_attack_steps},
             "evaluation": {"n": a.test_images, "steps": 20, "restarts": 1},
             "train": {"batch_size": a.batch_size},
             "compress": {"batch_size": a.batch_size},
         }
-        if a.image_size:
-            settings["data"]["image_size"] = a.image_size
         self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(settings)
         if self.settings.is_file() and self.settings.read_text() != text:
             raise SystemExit(f"{self.settings} is of another experiment: choose another --folder")
         self.settings.write_text(text)
+        if Path(a.data).is_file() and not (self.folder / "images.npz").is_file():
+            write_images(a, self.folder / "images.npz")
 
     def _base(self, network: str, seed: int) -> Path:
         return self.folder / Path(network.split(":")[-1]).name / f"seed{seed}"
@@ -177,6 +179,24 @@ class Plan:
                 made = str(folder / "model.atmc")
                 jobs.append(Job(f"compress {method}", (*line, "-o", str(folder)), made, str(folder)))
         return jobs
+
+
+def write_images(arguments: argparse.Namespace, path: Path) -> None:
+    """`limit` training images of the data, chosen by seed 0, and as many test images, of one size, as `path`."""
+    import numpy as np
+
+    from atmc_tool.data import load_data
+
+    size = arguments.image_size or None
+    data = load_data(str(Path(arguments.data)), seed=0, limit=arguments.limit, image_size=size)
+    parts = [part.read() for part in (data.train, data.validation, data.test)]
+    np.savez(
+        path,
+        x_train=np.concatenate([parts[0].images, parts[1].images]),
+        y_train=np.concatenate([parts[0].labels, parts[1].labels]),
+        x_test=parts[2].images,
+        y_test=parts[2].labels,
+    )
 
 
 def accuracies(path: Path) -> dict[str, float]:
@@ -281,7 +301,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--eps", default="8/255")
     parser.add_argument("--limit", type=int, default=10000, help="training images")
-    parser.add_argument("--image-size", type=int, default=16, help="0: as they are")
+    parser.add_argument("--image-size", type=int, default=16, help="of a file of images; 0: as they are")
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--result", type=Path, default=RESULT)

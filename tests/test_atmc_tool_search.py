@@ -123,17 +123,19 @@ NAMES = ["random", "ddpg", "tpe", "cmaes", "nsga2"]
 
 @given(st.sampled_from(SPACES), st.lists(st.floats(0, 1), min_size=5, max_size=5))
 def test_no_actions_execute_more_than_the_budget(space: Space, actions: list[float]) -> None:
-    environment = StrategyEnvironment(space)
+    environment = StrategyEnvironment(space, lambda rates: 1 + space.spent(rates))
     state, _ = environment.reset()
-    over = False
+    over, reward = False, 0.0
     while not over:
         assert state.shape == (STATES,)
         assert environment.observation_space.contains(state)
         action = actions[len(environment.executed)]
         before = len(environment.executed)
-        state, _, over, _, info = environment.step(np.array([action], np.float32))
+        assert reward == 0
+        state, reward, over, _, info = environment.step(np.array([action], np.float32))
         assert info["executed"] <= max(action, space.action(space.walled(environment.executed[:before], 0.0))) + 0.1
     assert space.spent(environment.executed) <= space.wall.limit
+    assert reward == 1 + space.spent(environment.executed)
     strategy = space.strategy(environment.executed, {})
     layers = space.wall.layers
     kept = [kept_units(layer, space.wall.structure, strategy.shares[layer.name]) for layer in layers]

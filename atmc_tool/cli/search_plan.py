@@ -120,6 +120,11 @@ def _cost(start: Start, layers: tuple[Layer, ...], settings: SearchSettings) -> 
     return lambda kept: size(tuple(kept)), 4 * sum(layer.weights for layer in layers)
 
 
+def probes(plan: SearchPlan) -> int:
+    """Evaluations that `sensitivity` takes before it proposes anything."""
+    return 1 + len(RATES) * len(plan.space.wall.slots) if plan.settings.algorithm == "sensitivity" else 0
+
+
 def built_in(plan: SearchPlan) -> tuple[float, ...]:
     """The rates of the slots that the plan's built-in allocation gives.
 
@@ -129,14 +134,12 @@ def built_in(plan: SearchPlan) -> tuple[float, ...]:
     if plan.settings.algorithm == "sensitivity":
         evaluator = plan.evaluator()
         names = [layer.name for layer in plan.layers]
-        calls = 1 + len(RATES) * len(wall.slots)
-
         with counted("measuring the sensitivity of layers") as progress:
             done = count(1)
 
             def loss(shares: Sequence[float]) -> float:
                 outcome = evaluator.evaluate(strategy_of(dict(zip(names, shares, strict=True)), structure))
-                progress(next(done), calls)
+                progress(next(done), probes(plan))
                 return -outcome.reward
 
             rates = by_sensitivity(wall, loss)

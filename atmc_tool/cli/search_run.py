@@ -10,7 +10,7 @@ import yaml
 from atmc_tool import __version__
 from atmc_tool.cli.render import counted, note
 from atmc_tool.cli.search_folder import SearchFolder, read_record
-from atmc_tool.cli.search_plan import SearchPlan, built_in, identity
+from atmc_tool.cli.search_plan import SearchPlan, built_in, identity, probes
 from atmc_tool.cli.search_work import Request, evaluate
 from atmc_tool.cli.subject import versions
 from atmc_tool.devices import select_device
@@ -138,6 +138,7 @@ def _write(
         "budget": {"measure": settings.measure, "limit": space.wall.limit, "uniform": plan.uniform},
         "proposed": len(trials),
         "evaluated": len(evaluated),
+        "probes": probes(plan),
         "whole_evaluations": sum(trial.outcome.fidelity for trial in evaluated),
         "seconds": sum(trial.outcome.seconds for trial in evaluated),
         "dense": whole.to_json(),

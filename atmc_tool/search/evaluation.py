@@ -202,7 +202,7 @@ class Evaluator:
         return natural, robust
 
     def _fine_tune(self, network: nn.Module, masks: Mapping[str, Tensor], steps: int) -> None:
-        """`steps` of SGD on all weights that are kept and on the parameters beside them, by the run's own objective."""
+        """`steps` of SGD on what is kept and on the parameters beside it, half clean, half under attack."""
         if not steps:
             return
         setup, scoring = self._setup, self._scoring
