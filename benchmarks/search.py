@@ -75,7 +75,7 @@ def run(job: Job) -> float:
 
     if Path(job.made).is_file():
         return 0.0
-    begun = any((Path(job.folder) / name).is_file() for name in ("config.yaml", "search.yaml"))
+    begun = (Path(job.folder) / ("search.yaml" if job.line[0] == "search" else "config.yaml")).is_file()
     started = time.monotonic()
     log = Path(f"{job.folder}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,10 @@ class Plan:
 
     def write_settings(self) -> None:
         """What all commands share; images of a file are decoded once."""
-        a, data = self.arguments, {"name": self.arguments.data, "limit": self.arguments.limit}
+        a = self.arguments
+        data = {"name": str(Path(a.data).resolve()) if Path(a.data).exists() else a.data, "limit": a.limit}
+        if a.image_size:
+            data["image_size"] = a.image_size
         if Path(a.data).is_file():
             data = {"name": str((self.folder / "images.npz").resolve())}
         settings = {
@@ -301,7 +304,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--eps", default="8/255")
     parser.add_argument("--limit", type=int, default=10000, help="training images")
-    parser.add_argument("--image-size", type=int, default=16, help="of a file of images; 0: as they are")
+    parser.add_argument("--image-size", type=int, default=16, help="of a folder or zip; 0: as they are")
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--result", type=Path, default=RESULT)
