@@ -25,11 +25,12 @@ class AttackSettings:
     """How hard to attack.
 
     attack:          `standard`: PGD on two losses, APGD-T of as many steps towards the three likeliest classes on the
-                     samples still standing, Square; `autoattack`: APGD-CE, APGD-T, FAB-T and Square, each on what is
-                     still standing (Croce & Hein 2020, arXiv:2003.01690)
+                     samples still standing, in l2 FAB-T too, for where gradients mislead PGD; Square; `autoattack`:
+                     APGD-CE, APGD-T, FAB-T and Square, each on what is still standing (Croce & Hein 2020,
+                     arXiv:2003.01690)
     steps, restarts: of PGD on the cross-entropy; PGD on the margin loss has one restart of as many steps
     step_size:       of PGD, in units of the image; None: 2.5·eps/steps
-    auto_steps:      of APGD and FAB in `autoattack`
+    auto_steps:      of FAB, and in `autoattack` of APGD
     square_queries:  of the Square attack, per sample; 0 leaves it out; None: 300, with `autoattack` 5,000
     square_samples:  it attacks the first so many images, with `autoattack` all
     seed:            of starts and squares
@@ -84,13 +85,14 @@ class PlannedAttack:
 
 def plan(classifier: Classifier, eps: float, norm: Norm, classes: int, settings: AttackSettings) -> list[PlannedAttack]:
     """The attacks of `settings.attack` on a classifier of so many classes, in their order; white-box ones first."""
+    whole = _Maker(classifier, eps, norm, n_targets(classes), settings, settings.auto_steps)
+    black_box = [whole.square()] if settings.queries else []
     if settings.attack == "standard":
         maker = _Maker(classifier, eps, norm, min(LIKELY_TARGETS, classes - 1), settings, settings.steps)
-        left = replace(maker.apgd_t(), standing=True)
-        planned = [maker.pgd("cross_entropy", settings.restarts), maker.pgd("margin", 1), left]
-        return [*planned, maker.square()] if settings.queries else planned
-    maker = _Maker(classifier, eps, norm, n_targets(classes), settings, settings.auto_steps)
-    planned = [maker.apgd_ce(), maker.apgd_t(), maker.fab_t(), *([maker.square()] if settings.queries else [])]
+        targeted = [maker.apgd_t(), *([whole.fab_t()] if norm == "l2" else [])]
+        planned = [maker.pgd("cross_entropy", settings.restarts), maker.pgd("margin", 1)]
+        return [*planned, *(replace(attack, standing=True) for attack in targeted), *black_box]
+    planned = [whole.apgd_ce(), whole.apgd_t(), whole.fab_t(), *black_box]
     return [replace(attack, standing=True) for attack in planned]
 
 
