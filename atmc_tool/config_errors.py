@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
+UNION_TAGS = ("constrained-float", "LayerRate")  # pydantic's, of what may stand at a key: no part of it
 COMPARISONS = {  # pydantic's words → ours
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
@@ -17,7 +18,7 @@ COMPARISONS = {  # pydantic's words → ours
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a pydantic error as one line that names the key and, for an unknown one, the nearest."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    path = [str(part) for part in first["loc"] if part not in UNION_TAGS]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return f"unknown configuration key {key}. Hint: {_nearest_key(path, model)}"

@@ -71,7 +71,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
         ("compress model.pt --bits 9", 2, "'--bits': '9' is not one of"),
         ("compress model.pt --size big", 2, "expected 20KB, 1.5MiB or 20x"),
         ("compress model.pt --time-limit soon", 2, "expected 90s, 30m or 1.5h"),
-        ("compress model.pt --keep 0.1 --size 20KB", 2, "give one of keep, size and nominal_size"),
+        ("compress model.pt --keep 0.1 --size 20KB", 2, "give one of keep, size, nominal_size and strategy"),
         ("compress model.pt --keep 0.00001", 6, "the budget can't be met: expected keep of at least 7.6e-05"),
         ("compress model.pt --size 100B", 6, "the budget can't be met: expected at least"),
         ("compress model.pt --device cuda:99", 3, "device cuda:99 is not there"),
