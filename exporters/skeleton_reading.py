@@ -41,7 +41,7 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
 
 
 def _check_whole(tensor: TensorProto) -> None:
-    """Raise where the tensor is in another file, which onnx would read, or does not have the elements of its shape."""
+    """Raise where the tensor is in another file, which onnx would read, or has not the elements of its shape."""
     name = brief(tensor.name)
     if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
         raise InputError(f"the graph in the model keeps the tensor {name} in another file")
@@ -54,6 +54,4 @@ def _check_whole(tensor: TensorProto) -> None:
     except (ValueError, TypeError, KeyError):
         fits = False
     if not fits:
-        raise InputError(
-            f"the graph in the model is damaged: the tensor {name} does not have the elements of its shape"
-        )
+        raise InputError(f"the graph in the model is damaged: the tensor {name} has not the elements of its shape")

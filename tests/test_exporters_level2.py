@@ -209,6 +209,28 @@ def test_entries_by_kernels_and_back(seed: int, kept: int) -> None:
     assert kernels.filled.any(axis=0).all()
 
 
+@pytest.mark.parametrize(("kernel", "density"), [((3, 3), 0.45), ((3, 3), 0.7), ((5, 5), 0.5), ((8, 8), 0.02)])
+def test_no_more_symbols_than_are_stated(kernel: tuple[int, int], density: float) -> None:
+    rng = np.random.default_rng(1)
+    columns = 32 * kernel[0] * kernel[1]
+    positions = np.flatnonzero(rng.random(32 * columns) < density)
+    ones = np.ones(len(positions), np.float32)
+    tensor = SparseTensor((32, columns), positions, ones, np.zeros(len(positions), np.uint8), np.ones(1, np.float32))
+    kept = level2._kept(0, tensor, header_of((32, 32, *kernel), tensor))
+    coded = level2._run([kept], {})[0].symbols()
+    assert coded <= level2._most_symbols(kept.header, kept.shape, kept.held)
+
+
+def test_what_might_be_too_many_symbols_for_one_lane_takes_more() -> None:
+    """One entry in the same place of most kernels: few symbols, of which a reader could expect far more."""
+    n = 270
+    positions = 64 * np.flatnonzero(np.random.default_rng(0).random(n * n) < 0.89)
+    ones = np.ones(len(positions), np.float32)
+    tensor = SparseTensor((n, 64 * n), positions, ones, np.zeros(len(positions), np.uint8), np.ones(1, np.float32))
+    model = model_of(((n, n, 8, 8), tensor))
+    assert content_of(decode_model(encode_model(model))) == content_of(model)
+
+
 GOOD = encode_model(trained(3, [(8, 6, 3, 3), (20, 16)], 0.2, 4))
 MANIFEST = {key: value for key, value in manifest_of(GOOD).items() if key != "streams"}
 CODED = level2.encode(

@@ -107,5 +107,5 @@ def test_a_tensor_has_the_elements_of_its_shape(
     named.CopyFrom(tensor)
     named.name = "zz"
     place(model, named)
-    with pytest.raises(InputError, match=r"damaged: the tensor 'zz' does not have the elements of its shape"):
+    with pytest.raises(InputError, match=r"damaged: the tensor 'zz' has not the elements of its shape"):
         read_skeleton(model.SerializeToString())
