@@ -1,4 +1,4 @@
-"""Sparse factors as bytes: format level 2. FORMAT.md, section 3.2.
+"""Sparse factors as bytes: format level 3. FORMAT.md, section 3.2.
 
 Whatever can be said in a few bits stands in fields at the beginning of the stream `coded`; the words of the entropy
 coder follow. A factor that level 1 codes in less, such as one with a regular pattern, is coded as there.
@@ -61,7 +61,7 @@ class _Kept:
 
     @property
     def modelled(self) -> bool:
-        """Whether level 2 may code it."""
+        """Whether level 3 may code it."""
         return self.held.work(self.shape) <= SPARSEST * self.header.kept
 
 
