@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from atmc_tool.codebooks import lloyd
 from atmc_tool.compressed import CompressedModel, CompressedWeight, SparseTensor
 from atmc_tool.machine import machine
-from exporters import entropy, level2
+from exporters import entropy, level3
 from exporters.atmc_file import decode_model, describe, encode_model, read_atmc
 from exporters.codebook_fields import fits_half
 from exporters.entropy import FactorHeader
@@ -137,9 +137,9 @@ def level_bytes(streams: Mapping[str, bytes]) -> int:
     )
 
 
-def level_2(factors: Factors) -> int:
+def level_3(factors: Factors) -> int:
     """Weight bytes of the format that is written."""
-    return level_bytes(level2.encode([tensor for _, tensor in factors], [header for header, _ in factors], []))
+    return level_bytes(level3.encode([tensor for _, tensor in factors], [header for header, _ in factors], []))
 
 
 def nncodec() -> Any | None:
@@ -197,7 +197,7 @@ def cabac_bytes(
 
 
 def sizes(model: CompressedModel, coder: Any | None) -> dict[str, Any]:
-    """Coder → bytes of the weights; and level 2 against Z0, seconds of writing and reading the whole file."""
+    """Coder → bytes of the weights; and level 3 against Z0, seconds of writing and reading the whole file."""
     factors = factors_of(model)
     dense = [weight.dense().astype("<f4").tobytes() for weight in model.weights.values()]
     begun = time.process_time()
@@ -215,14 +215,14 @@ def sizes(model: CompressedModel, coder: Any | None) -> dict[str, Any]:
         "weights": sum(math.prod(weight.shape) for weight in model.weights.values()),
         "kept": sum(header.kept for header, _ in factors),
         "Z0": round(z0),
-        "level 2": own,
+        "level 3": own,
         "level 1": level_bytes(entropy.encode_factors([tensor for _, tensor in factors])),
         "xz -9e of bitmask and codes": len(lzma.compress(packed, preset=9 | lzma.PRESET_EXTREME)),
         "gzip of the dense array": len(gzip.compress(b"".join(dense), 9)),
         "NNCodec's coder": None if coder is None else nncodec_bytes(factors, coder),
-        "level 2, shuffled": level_2(shuffled(factors)),
-        "level 2 / Z0": round(own / z0, 3),
-        "level 2, shuffled / Z0": round(level_2(shuffled(factors)) / z0, 3),
+        "level 3, shuffled": level_3(shuffled(factors)),
+        "level 3 / Z0": round(own / z0, 3),
+        "level 3, shuffled / Z0": round(level_3(shuffled(factors)) / z0, 3),
         "file": len(content),
         "seconds to write": round(written - begun, 3),
         "seconds to read": round(read - written, 3),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from files import DENSITIES, VALUES, factors_of, level_2, pruned, zero_order
+from files import DENSITIES, VALUES, factors_of, level_3, pruned, zero_order
 
 from atmc_tool.compressed import CompressedModel
 from atmc_tool.models import ARCHITECTURES
@@ -69,7 +69,7 @@ def parts(model: CompressedModel) -> dict[str, Any]:
         "all else": 2 * len(content) - sum(found.values()),
         "Z0": round(z0),
         "streams / Z0": round(own / z0, 3),
-        ".atmc, level 2": level_2(factors),
+        ".atmc, level 3": level_3(factors),
         "decoders": dict(sorted(Counter(node.op_type for node in decoders if node.domain).items())),
     }
 

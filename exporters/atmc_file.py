@@ -16,15 +16,15 @@ import numpy as np
 from atmc_tool.compressed import FACTOR_NAMES, CompressedModel, CompressedWeight, SparseTensor
 from atmc_tool.errors import AtmcError, InputError
 from atmc_tool.files import read_bytes, sha256
-from exporters import entropy, level2
+from exporters import entropy, level3
 from exporters.container import Limits, header_end, read_container, write_container
 from exporters.manifest import Manifest, Stream, StreamEntry, WeightEntry, parse_manifest
 from exporters.rest_arrays import decode_rest, encode_rest, halves_of, rest_entry
 from exporters.strict_json import brief
 
 FORMAT, VERSION = "atmc", "1"
-LEVEL, LEVELS = 2, ("1", "2")
-"""The level that is written, and those that are read."""
+LEVEL, LEVELS = 3, ("1", "3")
+"""The level that is written, and those that are read. Level 2 was written, in several ways, before any release."""
 
 ABOUT = "compressed network, made and read by atmc-tool"
 NO_DIGEST = "0" * 64
@@ -46,7 +46,7 @@ def encode_model(model: CompressedModel) -> bytes:
     contents = {
         "skeleton": model.skeleton,
         "rest": encode_rest(model.rest, halves),
-        **level2.encode(factors, headers, halves),
+        **level3.encode(factors, headers, halves),
     }
     stored = {
         name: entropy.store(content) if name == "coded" else entropy.compress(content, lp=2 if name == "rest" else 0)
@@ -136,6 +136,8 @@ def _open(content: bytes, limits: Limits) -> _Opened:
     for field, known in (("version", (VERSION,)), ("level", LEVELS)):
         if metadata.get(field) not in known:
             expected, hint = " or ".join(known), "upgrade atmc-tool to read it"
+            if field == "level" and metadata.get(field) == "2":
+                hint = "it was written by a version before 0.1.0: compress again"
             raise InputError(f"unknown format {field}", expected=expected, got=brief(metadata.get(field)), hint=hint)
     level = int(metadata["level"])
     if next(iter(streams), None) != "manifest":
@@ -164,7 +166,7 @@ class _Assembled:
     """The network, and how its factors, in the order of the file, share the streams."""
 
     model: CompressedModel
-    shares: Sequence[level2.Share]
+    shares: Sequence[level3.Share]
 
 
 def _assemble(opened: _Opened) -> _Assembled:
@@ -173,9 +175,9 @@ def _assemble(opened: _Opened) -> _Assembled:
     singles = sum(entry.dtype == "F32" for entry in manifest.rest)
     if opened.level == 1:
         factors, halves = entropy.decode_factors(contents, headers), [False] * singles
-        shares = [level2.Share(0, True)] * len(factors)
+        shares = [level3.Share(0, True)] * len(factors)
     else:
-        decoded = level2.decode(contents, headers, singles)
+        decoded = level3.decode(contents, headers, singles)
         factors, halves, shares = decoded.factors, decoded.halves, decoded.shares
     rest = decode_rest(contents["rest"], manifest.rest, halves)
     one = iter(factors)
@@ -191,7 +193,7 @@ def describe(content: bytes, limits: Limits = LIMITS) -> dict[str, Any]:
 
     `nominal_bits` is the paper's size (arXiv:1902.03538): nonzeros · bits + 32 · codebook values.
     A layer's `stored_bytes` is its share of the streams that all layers share, by its bytes before compression; what is
-    nobody's own, such as the weights of the model of level 2, is in no share.
+    nobody's own, such as the weights of the model of level 3, is in no share.
 
     Raises:
         InputError: as `decode_model`.
@@ -234,7 +236,7 @@ def describe(content: bytes, limits: Limits = LIMITS) -> dict[str, Any]:
     }
 
 
-def _factor_bytes(tensor: SparseTensor, share: level2.Share, ratios: Mapping[str, float]) -> int:
+def _factor_bytes(tensor: SparseTensor, share: level3.Share, ratios: Mapping[str, float]) -> int:
     """A factor's part of the streams, by their bytes before compression."""
     parts: dict[str, float] = {name: len(part) for name, part in entropy.encode_factors([tensor]).items()}
     own = parts if share.plain else {"values": parts["values"]}

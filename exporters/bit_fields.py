@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from atmc_tool.errors import InputError
+from atmc_tool.errors import AtmcError, InputError
 
 
 @dataclass
@@ -19,7 +19,14 @@ class FieldWriter:
         self.put_all(np.array([value]), width)
 
     def put_all(self, values: NDArray[np.int64], width: int) -> None:
-        """Values (n,), each below 2^width."""
+        """Values (n,), each below 2^width.
+
+        Raises:
+            AtmcError: one is not, which would be read as another.
+        """
+        if len(values) and (values.min() < 0 or int(values.max()) >> width):
+            got = f"{values.min()} to {values.max()}"
+            raise AtmcError("a field of the coded stream is too small", expected=f"0 to {(1 << width) - 1}", got=got)
         self.parts.append((values[:, None] >> np.arange(width) & 1).astype(np.uint8).reshape(-1))
 
     def put_unary(self, values: NDArray[np.int64]) -> None:

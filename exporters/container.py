@@ -25,7 +25,8 @@ class Limits:
 
     file_bytes, header_bytes: of the file and of its header
     manifest_bytes, skeleton_bytes: of these two streams after decompression
-    tensors: how many weights, factors and other arrays there are; each costs up to a millisecond, however small
+    tensors: how many weights, factors and other arrays there are; most cost up to a millisecond, however small, but a
+        factor of 8×8 kernels about 10 ms, which takes it in more than a hundred runs: a hostile file costs minutes
     elements: of all dense tensors together; kept: of all stored entries of all factors together
     """
 

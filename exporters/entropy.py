@@ -30,7 +30,7 @@ LONGEST_GAP = 5
 class FactorHeader(NamedTuple):
     """What the manifest says about a factor: `conv1.weight.V`, (rows, columns), entries, codebook values (0: none).
 
-    `kernel`, (height, width), is how many columns of it belong together: level 2.
+    `kernel`, (height, width), is how many columns of it belong together: level 3.
     """
 
     name: str

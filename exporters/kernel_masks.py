@@ -51,10 +51,14 @@ def code_kernels(coder: Mixer | Fit, shape: Shape, kept: int, held: Extent, trut
 
 
 def most_symbols(shape: Shape, held: Extent, kept: int) -> int:
-    """How many symbols code the positions of `kept` entries at the most; what is full needs none."""
+    """How many symbols code the positions of `kept` entries at the most; what is full needs none.
+
+    The last position of a kernel needs none. Each bit "more" is of a kernel that has an entry not asked of before.
+    """
     lines = (shape.rows if held.rows < shape.rows else 0) + (shape.columns if held.columns < shape.columns else 0)
     grid = held.rows * held.columns if held.kernels < held.rows * held.columns else 0
-    return lines + grid + (held.kernels * shape.area if kept < held.kernels * shape.area else 0)
+    open_ = held.kernels * (shape.area - 1) if kept < held.kernels * shape.area else 0
+    return lines + grid + open_ + min(kept, open_)
 
 
 def _lines(coder: Mixer | Fit, length: int, held: int, truth: Ints | None) -> Ints:

@@ -13,6 +13,7 @@ encoder is told the truth and gives it back, the decoder is told None.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -111,7 +112,7 @@ class Encoder:
         """
         words: list[int] = []
         x, symbols = 0, 0
-        for starts, frequencies, m in reversed(self.runs):
+        for starts, frequencies, m in self._parts_from_the_end():
             for start, frequency in zip(starts[::-1].tolist(), frequencies[::-1].tolist(), strict=True):
                 if most is not None and symbols > LONGEST_TAIL:
                     return 0, np.zeros(most, np.uint16)
@@ -126,6 +127,13 @@ class Encoder:
         if most is not None:
             return 0, np.zeros(most, np.uint16)
         return symbols, np.array([x >> 16, x & 0xFFFF, *reversed(words)], np.uint16)
+
+    def _parts_from_the_end(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.uint32], int]]:
+        """The runs in parts of `PART` symbols, the last part first, for a list takes far more memory than an array."""
+        for starts, frequencies, m in reversed(self.runs):
+            for end in range(len(starts), 0, -PART):
+                part = slice(max(0, end - PART), end)
+                yield starts[part], frequencies[part], m
 
 
 class Decoder:

@@ -24,7 +24,7 @@ def decode(content: bytes) -> dict[str, Any]:
     header = json.loads(header_bytes[8:])
     metadata = header.pop("__metadata__")
     assert (metadata["format"], metadata["version"]) == ("atmc", "1")
-    assert metadata["level"] in ("1", "2")
+    assert metadata["level"] in ("1", "3")
     stored, end = {}, 0
     for name, entry in header.items():
         first, last = entry["data_offsets"]
@@ -41,7 +41,7 @@ def decode(content: bytes) -> dict[str, Any]:
         assert hashlib.sha256(stored[name]).hexdigest() == entry["sha256"]
         streams[name] = _plain(stored[name])
         assert len(streams[name]) == entry["bytes"]
-    return _tensors(manifest, streams, metadata["level"] == "2")
+    return _tensors(manifest, streams, metadata["level"] == "3")
 
 
 def manifest_of(content: bytes) -> dict[str, Any]:
@@ -56,12 +56,12 @@ def _plain(stored: bytes) -> bytes:
     return lzma.decompress(stored, lzma.FORMAT_RAW, filters=FILTERS)
 
 
-def _tensors(manifest: dict[str, Any], streams: dict[str, bytes], level_2: bool) -> dict[str, Any]:
+def _tensors(manifest: dict[str, Any], streams: dict[str, bytes], level_3: bool) -> dict[str, Any]:
     codebooks, values = (_floats(streams.get(name, b"")) for name in ("codebooks", "values"))
     codes, gaps = list(streams.get("codes", b"")), list(streams.get("gaps", b""))
     singles = sum(entry["dtype"] == "F32" for entry in manifest["rest"])
     coded: dict[str, Any] = {"halves": [False] * singles}
-    if level_2:
+    if level_3:
         listed = [(_shapes(w)[f], *w["factors"][f], w["shape"], f) for w in manifest["weights"] for f in _factors(w)]
         coded = slow_decoder.decode(streams["coded"], listed, singles)
     weights: dict[str, Any] = {}
@@ -69,8 +69,8 @@ def _tensors(manifest: dict[str, Any], streams: dict[str, bytes], level_2: bool)
         factors = {}
         for name in _factors(weight):
             kept, size = weight["factors"][name]
-            codebook, own = coded["factors"].pop(0) if level_2 else (None, None)
-            if size and not level_2:
+            codebook, own = coded["factors"].pop(0) if level_3 else (None, None)
+            if size and not level_3:
                 codebook = [codebooks.pop(0) for _ in range(size)]
             positions: list[int] = own[0] if own else []
             entry_codes: list[Any] = [None] * kept

@@ -1,4 +1,4 @@
-"""The factors of a level 2 file, decoded slowly in plain Python, from the words of exporters/FORMAT.md alone.
+"""The factors of a level 3 file, decoded slowly in plain Python, from the words of exporters/FORMAT.md alone.
 
 It shares no code with the package. A factor is ((rows, columns), k, K, weight's shape, name of the factor).
 """

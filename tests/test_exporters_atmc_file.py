@@ -19,7 +19,7 @@ from atmc_tool.errors import AtmcError, InputError
 from exporters.atmc_file import decode_model, describe, encode_model, encoded_bytes, read_atmc
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_MODEL = golden_model(2)
+GOLDEN_MODEL = golden_model(3)
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
 DTYPES += ["uint64", "uint32", "uint16", "uint8", "bool"]
 SHAPES = [(1, 1), (7, 1), (5,), (1, 9), (4, 6), (6, 4), (3, 2, 3, 3), (40, 1, 3, 3), (2, 300), (300, 2)]
@@ -144,7 +144,7 @@ def test_a_stranger_sees_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "model.atmc").write_bytes(encode_model(GOLDEN_MODEL))
     with safe_open(tmp_path / "model.atmc", "numpy") as file:
         metadata = file.metadata()
-    assert (metadata["format"], metadata["version"], metadata["level"]) == ("atmc", "1", "2")
+    assert (metadata["format"], metadata["version"], metadata["level"]) == ("atmc", "1", "3")
     assert "atmc-tool" in metadata["about"]
 
 
@@ -167,12 +167,18 @@ def test_the_order_of_facts_and_factors_does_not_change_the_bytes() -> None:
     assert encode_model(turned) == encode_model(GOLDEN_MODEL)
 
 
-@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("level", [1, 3])
 def test_the_golden_files_load_for_ever(level: int) -> None:
     content, model = (GOLDEN / f"level{level}.atmc").read_bytes(), golden_model(level)
     assert content_of(decode_model(content)) == content_of(model)
     assert reference_decode(content) == reference_content_of(model)
     assert describe(content)["level"] == level
+
+
+def test_a_file_from_before_any_release_is_refused_with_a_way_out() -> None:
+    content = encode_model(GOLDEN_MODEL).replace(b'"level":"3"', b'"level":"2"', 1)
+    with pytest.raises(InputError, match=r"unknown format level: expected 1 or 3.*before 0\.1\.0: compress again"):
+        decode_model(content)
 
 
 def layer(rng: np.random.Generator, shape: tuple[int, ...], density: float, *factors: str) -> CompressedWeight:
@@ -307,7 +313,7 @@ def test_the_description_of_the_golden_file() -> None:
     assert plain["nominal_bits"] == 32 * 2 + 2 * 32
     assert facts["totals"]["nominal_bits"] == sum(layer["nominal_bits"] for layer in facts["layers"])
     assert facts["rest"][0] == {"name": "conv.bias", "dtype": "F32", "shape": [4], "bytes": 16}
-    assert (facts["format"], facts["version"], facts["level"]) == ("atmc", 1, 2)
+    assert (facts["format"], facts["version"], facts["level"]) == ("atmc", 1, 3)
     assert facts["manifest"] == model.manifest
     assert set(facts["digests"]) == {"file", "root", *facts["streams"]} - {"header", "manifest"}
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atmc_tool.errors import InputError
+from atmc_tool.errors import AtmcError, InputError
 from exporters.bit_fields import FieldReader, FieldWriter
 from exporters.codebook_fields import fits_half, get_codebook, put_codebook
 
@@ -96,3 +96,9 @@ def test_what_float16_holds() -> None:
         assert fits_half(np.array(held, np.float32))
     for lost in ([0.1], [65505.0], [1e30], [2.0**-25], [1.0, 1e-30]):
         assert not fits_half(np.array(lost, np.float32))
+
+
+@pytest.mark.parametrize(("value", "width"), [(8, 3), (1, 0), (-1, 4), (2**28, 28)])
+def test_what_a_field_can_not_hold_is_not_written(value: int, width: int) -> None:
+    with pytest.raises(AtmcError, match="too small"):
+        FieldWriter().put(value, width)

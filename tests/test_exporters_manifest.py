@@ -59,7 +59,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "safetensors of bytes": (lambda: safetensors.numpy.save({"w": np.zeros(3, np.uint8)}), "not an .atmc file"),
     "another format": (lambda: seal(GOOD_MANIFEST, GOOD_CONTENTS, format="pt"), "expected format 'atmc', got 'pt'"),
     "a later version": (lambda: seal(GOOD_MANIFEST, {}, version="2"), "version.*expected 1, got '2'. Hint: upgrade"),
-    "a later level": (lambda: seal(GOOD_MANIFEST, {}, level="3"), "level.*expected 1 or 2, got '3'. Hint: upgrade"),
+    "a later level": (lambda: seal(GOOD_MANIFEST, {}, level="4"), "level.*expected 1 or 3, got '4'. Hint: upgrade"),
     "no streams": (lambda: seal_stored({}, sha256="0" * 64), "first stream is not the manifest"),
     "manifest not first": (lambda: seal_stored({"gaps": b"", "manifest": b""}), "first stream is not the manifest"),
     "no digest": (lambda: seal(GOOD_MANIFEST, GOOD_CONTENTS, sha256=""), "damaged: header and manifest"),

@@ -1,6 +1,7 @@
 """The entropy coder: what is written is read, by a second decoder too, in about the ideal size, to the last word."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -110,6 +111,18 @@ def test_a_tail_of_hardly_any_information_leaves_the_states_empty() -> None:
     decoder = Decoder(words, lanes, before)
     assert decoder.bits(np.full(n, 65535, np.uint16)).all()
     decoder.finish()
+
+
+def test_a_tail_is_found_without_the_symbols_far_before_it() -> None:
+    n = 2_000_000
+    encoder = Encoder()
+    encoder.bits(np.full(n, 32768, np.uint16), np.arange(n) % 3 == 0)
+    tracemalloc.start()
+    symbols, _ = encoder._tail(2048)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 16 * 2046 <= symbols <= 16 * 2048
+    assert peak < 16e6
 
 
 def test_a_tail_that_is_too_long_is_refused_before_it_is_decoded() -> None:

@@ -1,4 +1,4 @@
-"""Level 2: exact on what trained networks are like, small where they have structure, and no stream is believed."""
+"""Level 3: exact on what trained networks are like, small where they have structure, and no stream is believed."""
 
 import struct
 import time
@@ -14,7 +14,7 @@ from test_exporters_atmc_file import content_of, reference_content_of
 
 from atmc_tool.compressed import CompressedModel, CompressedWeight, SparseTensor
 from atmc_tool.errors import InputError
-from exporters import entropy, level2
+from exporters import entropy, level3
 from exporters.atmc_file import decode_model, describe, encode_model
 from exporters.entropy import FactorHeader
 from exporters.kernels import Kernels, Shape, kernel_of
@@ -63,8 +63,8 @@ def header_of(shape: tuple[int, ...], tensor: SparseTensor) -> FactorHeader:
 
 
 def coded_bytes(shape: tuple[int, ...], tensor: SparseTensor) -> int:
-    """All streams of level 2 of one factor, before compression of those of level 1."""
-    return sum(len(entropy.compress(part)) for part in level2.encode([tensor], [header_of(shape, tensor)], []).values())
+    """All streams of level 3 of one factor, before compression of those of level 1."""
+    return sum(len(entropy.compress(part)) for part in level3.encode([tensor], [header_of(shape, tensor)], []).values())
 
 
 def zero_order_bytes(tensor: SparseTensor) -> float:
@@ -148,7 +148,7 @@ def test_empty_columns_cost_a_bit_each() -> None:
 
 
 def test_what_level_1_codes_in_less_is_coded_as_there() -> None:
-    """Every 37th element: gaps that repeat, which the model of level 2 knows nothing of."""
+    """Every 37th element: gaps that repeat, which the model of level 3 knows nothing of."""
     positions = np.arange(5, 300 * 500, 37)
     codes = (np.arange(len(positions)) % 2).astype(np.uint8)
     codebook = np.array([-0.5, 0.25], np.float32)
@@ -209,9 +209,31 @@ def test_entries_by_kernels_and_back(seed: int, kept: int) -> None:
     assert kernels.filled.any(axis=0).all()
 
 
+@pytest.mark.parametrize(("kernel", "density"), [((3, 3), 0.45), ((3, 3), 0.7), ((5, 5), 0.5), ((8, 8), 0.02)])
+def test_no_more_symbols_than_are_stated(kernel: tuple[int, int], density: float) -> None:
+    rng = np.random.default_rng(1)
+    columns = 32 * kernel[0] * kernel[1]
+    positions = np.flatnonzero(rng.random(32 * columns) < density)
+    ones = np.ones(len(positions), np.float32)
+    tensor = SparseTensor((32, columns), positions, ones, np.zeros(len(positions), np.uint8), np.ones(1, np.float32))
+    kept = level3._kept(0, tensor, header_of((32, 32, *kernel), tensor))
+    coded = level3._run([kept], {})[0].symbols()
+    assert coded <= level3._most_symbols(kept.header, kept.shape, kept.held)
+
+
+def test_what_might_be_too_many_symbols_for_one_lane_takes_more() -> None:
+    """One entry in the same place of most kernels: few symbols, of which a reader could expect far more."""
+    n = 270
+    positions = 64 * np.flatnonzero(np.random.default_rng(0).random(n * n) < 0.89)
+    ones = np.ones(len(positions), np.float32)
+    tensor = SparseTensor((n, 64 * n), positions, ones, np.zeros(len(positions), np.uint8), np.ones(1, np.float32))
+    model = model_of(((n, n, 8, 8), tensor))
+    assert content_of(decode_model(encode_model(model))) == content_of(model)
+
+
 GOOD = encode_model(trained(3, [(8, 6, 3, 3), (20, 16)], 0.2, 4))
 MANIFEST = {key: value for key, value in manifest_of(GOOD).items() if key != "streams"}
-CODED = level2.encode(
+CODED = level3.encode(
     [factor for weight in decode_model(GOOD).weights.values() for factor in weight.factors.values()],
     [
         FactorHeader("a", (8, 54), 87, 4, (3, 3)),
@@ -222,7 +244,7 @@ CODED = level2.encode(
 
 
 def sealed(coded: bytes, manifest: dict[str, object] | None = None, **contents: bytes) -> bytes:
-    return seal(manifest or MANIFEST, {"coded": coded, **contents}, level="2")
+    return seal(manifest or MANIFEST, {"coded": coded, **contents}, level="3")
 
 
 def test_the_test_file_is_good_until_it_is_made_bad() -> None:
@@ -310,8 +332,8 @@ def test_weights_are_fitted_where_kernels_are_unlike_the_usual_ones() -> None:
     weight = smooth(rng, (32, 32, 3, 3)).reshape(32, 32, 3, 3) * (0.05 + np.eye(3))
     tensor = pruned(weight.reshape(32, -1), 0.15, 4)
     header = header_of((32, 32, 3, 3), tensor)
-    kept = level2._kept(0, tensor, header)
-    weights = level2._fit([kept])
+    kept = level3._kept(0, tensor, header)
+    weights = level3._fit([kept])
     assert "here" in weights
-    usual, own = (level2._run([kept], chosen)[0].cost() for chosen in ({}, weights))
+    usual, own = (level3._run([kept], chosen)[0].cost() for chosen in ({}, weights))
     assert own + sum(len(found) for found in weights.values()) < 0.9 * usual

@@ -1,4 +1,4 @@
-"""Sparse factors as bytes: format level 2. FORMAT.md, section 3.2.
+"""Sparse factors as bytes: format level 3. FORMAT.md, section 3.2.
 
 Whatever can be said in a few bits stands in fields at the beginning of the stream `coded`; the words of the entropy
 coder follow. A factor that level 1 codes in less, such as one with a regular pattern, is coded as there.
@@ -61,7 +61,7 @@ class _Kept:
 
     @property
     def modelled(self) -> bool:
-        """Whether level 2 may code it."""
+        """Whether level 3 may code it."""
         return self.held.work(self.shape) <= SPARSEST * self.header.kept
 
 
@@ -87,7 +87,7 @@ def encode(
     if len(modelled) < len(kept) or sum(gains[index] for index in better) > STREAMS_BYTES:
         modelled = [factor for factor in modelled if factor.index not in better]
         encoder, _ = _run(modelled, weights)
-    lanes = _lanes(encoder)
+    lanes = _lanes(encoder, sum(_most_symbols(kept.header, kept.shape, kept.held) for kept in modelled))
     before, words = encoder.words(lanes)
     extents = {factor.index: (factor.shape, factor.held) for factor in modelled}
     coded = _fields((lanes, before), weights, halves, list(zip(factors, headers, strict=True)), extents)
@@ -164,9 +164,9 @@ def _level1_gain(factor: SparseTensor, cost: float) -> float:
     return cost - sum(len(entropy.compress(part)) for part in parts)
 
 
-def _lanes(encoder: Encoder) -> int:
-    """Few enough to cost a quarter of a per cent, enough to be quick."""
-    if encoder.symbols() <= FEW_SYMBOLS:
+def _lanes(encoder: Encoder, most: int) -> int:
+    """Few enough to cost a quarter of a per cent, enough to be quick; `most` is what a reader takes the symbols for."""
+    if encoder.symbols() <= FEW_SYMBOLS and most <= MOST_SYMBOLS_OF_A_LANE:
         return 1
     share = max(1, int(encoder.cost() / BYTES_OF_A_LANE))
     return min(max(32, 1 << share.bit_length() - 1), MOST_LANES)
