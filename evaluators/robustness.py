@@ -78,14 +78,15 @@ class Robustness:
 
     @property
     def without_gradient(self) -> Proportion | None:
-        """The worst case per sample over transfer, on all images, and the black-box attack on those that it attacked;
-        without a surrogate under the latter alone. None where none of them ran."""
-        if not self.transfer:
-            return None if self.black_box is None else self.black_box.accuracy
-        robust = np.logical_and.reduce([result.robust for result in self.transfer])
-        if self.black_box is not None:
-            robust[: len(self.black_box.robust)] &= self.black_box.robust
-        return share(robust, self.transfer[0].labels)
+        """The worst case per sample over transfer and the black-box attack, on the images that the latter attacked.
+
+        None where it did not run: a surrogate of no use fools nothing, and so proves nothing of the others.
+        """
+        if self.black_box is None:
+            return None
+        m = len(self.black_box.robust)
+        robust = np.logical_and.reduce([self.black_box.robust, *(result.robust[:m] for result in self.transfer)])
+        return share(robust, self.black_box.labels)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy_classifiers import BlackBox, HalfWay, Mlp, digits, fit
+from numpy_classifiers import BlackBox, HalfWay, Masked, Mlp, digits, fit
 
 from atmc_tool.attacks.classifier import correct
 from atmc_tool.errors import UsageError
@@ -206,7 +206,7 @@ def test_autoattack_spends_nothing_on_the_fooled_and_finds_what_the_standard_att
 
 
 def test_without_a_gradient_a_surrogate_attacks_by_transfer(held_out: tuple[np.ndarray, np.ndarray]) -> None:
-    black, settings = fit(BlackBox), replace(SETTINGS, square_samples=100)
+    black, settings = fit(BlackBox), replace(SETTINGS, square_queries=5)
     alone = attack(black, *held_out, 0.05, settings)
     assert alone.transfer == ()
     assert alone.without_gradient == alone.black_box.accuracy
@@ -216,13 +216,26 @@ def test_without_a_gradient_a_surrogate_attacks_by_transfer(held_out: tuple[np.n
     assert [result.name for result in twin.attacks[:3]] == [f"transfer, {result.name}" for result in white.white_box]
     for found, exact in zip(twin.transfer, white.white_box, strict=True):
         np.testing.assert_array_equal(found.robust, exact.robust)
-    assert twin.without_gradient == white.accuracy
-    clean = correct(black.logits(held_out[0]), held_out[1]).mean()
-    assert white.accuracy.value < other.without_gradient.value < clean
-    assert other.without_gradient.n == len(held_out[1])
+    assert twin.without_gradient.successes == white.robust[:100].sum()
+    assert twin.without_gradient.successes < other.without_gradient.successes < alone.without_gradient.successes
+    assert other.without_gradient.n == 100
     nothing = attack(black, *held_out, 0.05, settings, surrogate=fit(BlackBox))
     assert nothing.transfer == ()
     assert "nor has the surrogate one" in nothing.no_gradient
+
+
+@pytest.mark.parametrize("queries", [0, 100])
+def test_a_surrogate_never_raises_what_is_judged(queries: int, held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    settings = replace(SETTINGS, square_queries=queries, square_samples=50, steps=2)
+    useless = Masked(fit())
+    alone, moved = (attack(fit(BlackBox), *held_out, 0.05, settings, surrogate=s) for s in (None, useless))
+    assert len(moved.transfer[0].robust) == 200
+    before, after = alone.without_gradient, moved.without_gradient
+    if queries == 0:
+        assert before is after is None
+    else:
+        assert after.value <= before.value
+        assert after.clopper_pearson.low <= before.clopper_pearson.low
 
 
 def test_transfer_counts_where_the_policy_allows_it(held_out: tuple[np.ndarray, np.ndarray]) -> None:
