@@ -28,6 +28,7 @@ CONTROLLED = 128  # of them, by the linear control
 PIXELS = 2**23  # of all images of the linear control: fewer images where they are large
 CLASSES = 10  # of the linear control: where there are more, labels count modulo 10
 RIDGES = tuple(10.0**exponent for exponent in range(-4, 0))  # relative to the mean square of a pixel
+TELLING = 2  # times what is tolerated: so few images to find tell nothing, for an attack that can't move passes too
 UNDECIDED = 1e-3  # of the largest logit: a margin below is rounding
 BISECTIONS = 40
 OPSET, IR_VERSION = 21, 10
@@ -154,7 +155,8 @@ def check_undefended(
         first = images[:SAMPLES], labels[:SAMPLES]
         found = attack(classifier, *first, threat_model.eps, white_box, progress, spread, threat_model.norm)
         fallen, words, facts = _judge_network(name, classifier, *first, found, settings.batch_size)
-        passed, reason, evidence = passed and fallen, f"{reason}; {words}", evidence | {"network": facts}
+        passed = fallen if passed is None else passed and fallen
+        reason, evidence = f"{reason}; {words}", evidence | {"network": facts}
     return Check("undefended", passed, reason, evidence)
 
 
@@ -164,11 +166,11 @@ def _judge_linear(
     labels: Labels,
     threat_model: ThreatModel,
     settings: AttackSettings,
-) -> tuple[bool, str, dict[str, Any]]:
+) -> tuple[bool | None, str, dict[str, Any]]:
     """Whether the attack finds what is there, a reason, and the evidence.
 
-    An image counts as one that must be found where one of the likeliest wrong classes, which all attacks aim at, can
-    be reached.
+    An image must be found where it is classified correctly and one of the likeliest wrong classes, which all attacks
+    aim at, can be reached. None where there are hardly more of them than may be missed.
     """
     few = max(1, min(CONTROLLED, len(images), PIXELS // images[0].size))
     images, labels = images[:few], labels[:few] % CLASSES
@@ -182,7 +184,8 @@ def _judge_linear(
     others = np.stack([np.delete(np.arange(logits.shape[1]), label) for label in labels])
     highest = linear.highest_margins(images, labels, eps, norm, others).max(1)
     reachable = linear.highest_margins(images, labels, eps, norm, linear.likely(images, labels)).max(1)
-    missed = int((found.robust & (reachable > decided)).sum())
+    findable = right & (reachable > decided)
+    there, missed = int(findable.sum()), int((found.robust & findable).sum())
     impossible = int((right & ~found.robust & (highest < -decided)).sum())
     exact, measured = share(right & (highest < 0), labels), share(found.robust, labels)
     evidence = {
@@ -190,17 +193,20 @@ def _judge_linear(
         "clean": float(right.mean()),
         "exact": exact.value,
         "attacked": measured.value,
+        "findable": there,
         "missed": missed,
         "impossible": impossible,
     }
     reason = (
-        f"a linear classifier of accuracy {right.mean():.4f}, of which eps {threat_model.text} can leave "
-        f"{exact.value:.4f}, is attacked to {measured.value:.4f} (n {few})"
+        f"of {there} images that eps {threat_model.text} must fool of a linear classifier of accuracy "
+        f"{right.mean():.4f} the attack finds {there - missed} (n {few})"
     )
     if impossible:
         return False, f"{reason}: {impossible} images are fooled that can't be within eps", evidence
     if missed > tolerated(few):
         return False, f"{reason}: {missed} images that can be fooled are not: raise --steps", evidence
+    if there <= TELLING * tolerated(few):
+        return None, f"{reason}: so few tell nothing, eps is too small for that, or the images too few", evidence
     return True, reason, evidence
 
 
