@@ -6,7 +6,7 @@ code, session and settings as that on the artefact, has to find them. A network 
 one is given, is attacked as well, and has to fall to chance.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,12 +25,11 @@ from evaluators.spread import Spread
 
 SAMPLES = 256  # the first so many images
 CONTROLLED = 128  # of them, by the linear control
-PIXELS = 2**23  # of all images of the linear control: fewer images where they are large
+PIXELS: Mapping[Norm, int] = {"linf": 2**23, "l2": 2**21}  # of all its images: fewer of them where they are large
 CLASSES = 10  # of the linear control: where there are more, labels count modulo 10
 RIDGES = tuple(10.0**exponent for exponent in range(-4, 0))  # relative to the mean square of a pixel
 TELLING = 2  # times what is tolerated: so few images to find tell nothing, for an attack that can't move passes too
 UNDECIDED = 1e-3  # of the largest logit: a margin below is rounding
-BISECTIONS = 40
 OPSET, IR_VERSION = 21, 10
 
 Doubles = NDArray[np.float64]
@@ -59,7 +58,7 @@ class Linear:
 
         A margin is linear in the image. In l-infinity every pixel goes to the end of its own interval that raises it.
         In l2 the best change is μ g, g being the margin's gradient, clipped to the box, with the largest μ that keeps
-        its length at eps (the condition of Karush, Kuhn and Tucker); μ is found by bisection.
+        its length at eps (the condition of Karush, Kuhn and Tucker); μ is found pixel by pixel.
         """
         flat = images.reshape(len(images), -1).astype(np.float64)
         weight, logits, rows = self.weight.astype(np.float64), self.logits(images), np.arange(len(labels))
@@ -89,18 +88,22 @@ class Linear:
 def _longest(slope: Doubles, low: Doubles, high: Doubles, eps: float) -> Doubles:
     """The change of the pixels, (n, pixels), within [low, high] and of length at most eps that rises most on `slope`.
 
-    Length grows with μ: up to eps / ‖slope‖ nothing can be too long, and beyond 1 / the least slope all is at the box.
+    With μ from eps / ‖slope‖ on: pixels that μ · slope takes beyond the box stay at it, and the others share what is
+    left of eps², which gives the next μ. It only rises, and its change is never too long, so the pixels at the box
+    only become more; once no further one comes it is the largest μ.
     """
     size = np.abs(slope)
-    least = np.where(size > 0, size, np.inf).min(1, keepdims=True)
-    steep = np.isfinite(least)
-    shortest = np.log(np.where(steep, eps / np.where(steep, np.linalg.norm(slope, axis=1, keepdims=True), 1), 1))
-    longest = np.maximum(np.log(np.where(steep, 1 / least, 1)), shortest)
-    for _ in range(BISECTIONS):
-        middle = (shortest + longest) / 2
-        fits = np.linalg.norm(np.clip(np.exp(middle) * slope, low, high), axis=1, keepdims=True) <= eps
-        shortest, longest = np.where(fits, middle, shortest), np.where(fits, longest, middle)
-    return np.asarray(np.clip(np.exp(shortest) * slope, low, high))
+    room = np.where(slope > 0, high, -low)
+    at_box = size == 0
+    room = np.where(at_box, 0, room)
+    while True:
+        free = np.where(at_box, 0, size)
+        left, share = eps**2 - np.where(at_box, room**2, 0).sum(1), (free**2).sum(1)
+        factor = np.sqrt(np.maximum(left, 0) / np.where(share > 0, share, 1))[:, None]
+        beyond = ~at_box & (factor * size >= room)
+        if not beyond.any():
+            return np.asarray(np.sign(slope) * np.where(at_box, room, factor * size))
+        at_box |= beyond
 
 
 def fit_linear(images: Floats, labels: Labels, ridge: float) -> Linear:
@@ -172,7 +175,7 @@ def _judge_linear(
     An image must be found where it is classified correctly and one of the likeliest wrong classes, which all attacks
     aim at, can be reached. None where there are hardly more of them than may be missed.
     """
-    few = max(1, min(CONTROLLED, len(images), PIXELS // images[0].size))
+    few = max(1, min(CONTROLLED, len(images), PIXELS[threat_model.norm] // images[0].size))
     images, labels = images[:few], labels[:few] % CLASSES
     eps, norm = threat_model.eps, threat_model.norm
     linear = telling_linear(images, labels, eps, norm)
