@@ -191,18 +191,20 @@ def check_grey_levels(
     classifier: Classifier, images: Floats, labels: Labels, threat_model: ThreatModel, measured: Robustness, batch: int
 ) -> Check:
     """The adversarial images still fool when they are stored as 8-bit images, as an attacker would send them."""
+    if measured.judged is None:
+        return Check("grey-levels", None, "no attack ran that is judged")
+    robust, adversarial = measured.judged
+    images, labels = images[: len(robust)], labels[: len(robust)]
     levels = np.rint(images * 255)
-    if measured.adversarial is None or measured.robust is None:
-        return Check("grey-levels", None, "no white-box attack ran")
     if np.abs(images * 255 - levels).max() > GREY:
         return Check("grey-levels", None, "the images are no multiples of 1/255")
-    stored = np.rint(measured.adversarial * 255)
+    stored = np.rint(adversarial * 255)
     if threat_model.norm == "linf":
         whole = np.floor(threat_model.eps * 255 + GREY)
         stored = np.clip(stored, levels - whole, levels + whole)
     rounded = np.clip(stored / np.float32(255), 0, 1).astype(np.float32)
     after = share(correct(batched_logits(classifier, rounded, batch), labels), labels)
-    before = share(measured.robust, labels)
+    before = share(robust, labels)
     undone = after.value - before.value > GREY_LEVELS
     reason = f"robust accuracy {before.value:.4f}, with adversarial images rounded to 1/255 {after.value:.4f}"
     return Check("grey-levels", True, reason, {"before": before.to_json(), "rounded": after.to_json()}, warning=undone)

@@ -102,11 +102,13 @@ def check_threat_model(measured: Robustness, eps: float) -> Check:
 
 def check_recomputed(fresh: Classifier, labels: Labels, measured: Robustness, batch_size: int) -> Check:
     """A fresh classifier gives the same verdict on every stored adversarial image."""
-    if measured.adversarial is None or measured.robust is None:
-        return Check("recomputed", None, "no white-box attack ran")
-    logits = batched_logits(fresh, measured.adversarial, batch_size)
+    if measured.judged is None:
+        return Check("recomputed", None, "no attack ran that is judged")
+    expected, adversarial = measured.judged
+    labels = labels[: len(expected)]
+    logits = batched_logits(fresh, adversarial, batch_size)
     robust = correct(logits, labels)
-    differing = robust != measured.robust
+    differing = robust != expected
     # An image on the boundary itself may fall to either side with the order of summation.
     tolerance = NUMERICAL_TOLERANCE * max(1.0, float(np.abs(logits).max()))
     decided = differing & ~(np.abs(margin(logits, labels)) <= tolerance)

@@ -1,30 +1,36 @@
 """Whether a file gives the same answers on every execution provider that it ships for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from atmc_tool.attacks.classifier import Classifier, margin
-from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, Labels, batched_logits
+from atmc_tool.attacks.classifier import Classifier
+from evaluators.accuracy import NUMERICAL_TOLERANCE, Floats, batched_logits
+from evaluators.classifier import OrtClassifier
 from evaluators.gate import Check
 
 ALONE = "one provider: nothing to compare"
+
+
+def other_providers(first: OrtClassifier, further: Iterable[OrtClassifier]) -> dict[str, OrtClassifier]:
+    """Provider → session on it, of those that really run on another one than `first`; one of each."""
+    return {each.provider: each for each in further if each.provider != first.provider}
 
 
 def check_providers(
     classifier: Classifier,
     others: Mapping[str, Classifier],
     images: Floats,
-    labels: Labels,
     adversarial: Floats | None,
     batch_size: int,
 ) -> Check:
     """Logits of the `others`, by name, are the classifier's up to rounding, and no prediction off the boundary flips.
 
-    images, adversarial: float32 (n, C, H, W), as they were scored; labels int64 (n,)
+    images, adversarial: float32 (n, C, H, W), as they were scored
 
-    Rounding is 1e-3 of the largest logit; an image is on the boundary where its margin is below that.
+    Rounding is 1e-3 of the largest logit; an image is on the boundary where its two largest logits are no further
+    apart than that.
     """
     if not others:
         return Check("providers", None, ALONE)
@@ -34,7 +40,8 @@ def check_providers(
     for what, scored in sets.items():
         expected = batched_logits(classifier, scored, batch_size)
         tolerance = NUMERICAL_TOLERANCE * max(1.0, float(np.abs(expected).max()))
-        off = np.abs(margin(expected, labels)) > tolerance
+        second, largest_logit = np.partition(expected, -2, axis=1)[:, -2:].T
+        off = largest_logit - second > tolerance
         for name, other in others.items():
             found = batched_logits(other, scored, batch_size)
             difference = float(np.abs(found - expected).max())

@@ -77,15 +77,28 @@ class Robustness:
         return None if self.robust is None else share(self.robust, self.white_box[0].labels)
 
     @property
+    def judged(self) -> tuple[NDArray[np.bool_], Floats] | None:
+        """`robust` and `adversarial`; without a gradient those under transfer and the black-box attack, on the m images
+        that the latter attacked.
+
+        None where it did not run: a surrogate of no use fools nothing, and so proves nothing of the others.
+        """
+        if self.robust is not None and self.adversarial is not None:
+            return self.robust, self.adversarial
+        if self.black_box is None:
+            return None
+        robust, adversarial = self.black_box.robust.copy(), self.black_box.adversarial.copy()
+        for result in self.transfer:
+            fooled = np.flatnonzero(robust & ~result.robust[: len(robust)])
+            robust[fooled], adversarial[fooled] = False, result.adversarial[fooled]
+        return robust, adversarial
+
+    @property
     def without_gradient(self) -> Proportion | None:
-        """The worst case per sample over transfer, on all images, and the black-box attack on those that it attacked;
-        without a surrogate under the latter alone. None where none of them ran."""
-        if not self.transfer:
-            return None if self.black_box is None else self.black_box.accuracy
-        robust = np.logical_and.reduce([result.robust for result in self.transfer])
-        if self.black_box is not None:
-            robust[: len(self.black_box.robust)] &= self.black_box.robust
-        return share(robust, self.transfer[0].labels)
+        """The worst case per sample over transfer and the black-box attack; None where that is not judged."""
+        if self.white_box or self.black_box is None or self.judged is None:
+            return None
+        return share(self.judged[0], self.black_box.labels)
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,8 @@ def attack(
         alone = replace(settings, square_queries=0)
         moved = attack(twin, images, labels, eps, alone, progress, spread, norm)
         transfer = tuple(replace(result, name=f"transfer, {result.name}") for result in moved.white_box)
-        missing = f"; nor has the surrogate one: {moved.no_gradient}" if moved.no_gradient else ""
+        which = "of the surrogate's attacks" if transfer else "nor has the surrogate one:"
+        missing = f"; {which} {moved.no_gradient}" if moved.no_gradient else ""
         return Robustness((), black_box, None, None, no_gradient + missing, transfer)
     if not white_box:
         return Robustness((), black_box, None, None, no_gradient)

@@ -73,6 +73,15 @@ def test_what_the_gate_does_not_catch_is_said(run: Path, cli: Cli, monkeypatch: 
     assert found["none"]["reason"] == "passed"
 
 
+def test_what_copies_can_not_meet_is_not_required_of_them(run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that requires the check `providers`, or a signature, failed the honest file."""
+    for name in [name for name in FAULTS if name != "input rounded"]:
+        monkeypatch.delitem(FAULTS, name)  # type: ignore[arg-type]
+    (run / "atmc-run" / "model.atmc").unlink()
+    found = faults(cli, run, "--set policy.required=[providers,signature]")
+    assert found["input rounded"]["caught"]
+
+
 def test_an_honest_file_that_fails_ends_the_test(run: Path, cli: Cli) -> None:
     found = faults(cli, run, "--set policy.min_robust=0.999", code=5)
     assert found == {}

@@ -8,7 +8,7 @@ from onnx_models import classifier as graph
 from test_evaluators_onnx_gradient import weights
 
 from evaluators.classifier import OrtClassifier
-from evaluators.providers import check_providers
+from evaluators.providers import check_providers, other_providers
 
 
 class Unoptimised:
@@ -49,19 +49,19 @@ def scored() -> tuple[ModelProto, OrtClassifier, np.ndarray, np.ndarray]:
 
 
 def test_sessions_that_optimise_otherwise_agree(scored: tuple) -> None:
-    model, first, images, labels = scored
-    result = check_providers(first, {"plain": Unoptimised(model), "cpu": first}, images, labels, 1 - images, 32)
+    model, first, images, _ = scored
+    result = check_providers(first, {"plain": Unoptimised(model), "cpu": first}, images, 1 - images, 32)
     assert result.passed, result.reason
     assert set(result.evidence) == {"plain", "cpu"}
     assert result.evidence["plain"]["adversarial images"]["flips"] == 0
     assert result.evidence["cpu"]["images"]["difference"] == 0
-    assert check_providers(first, {}, images, labels, None, 32).passed is None
+    assert check_providers(first, {}, images, None, 32).passed is None
 
 
 @pytest.mark.parametrize(("bits", "passed"), [(16, True), (4, False)])
 def test_a_session_of_less_precision_is_seen(scored: tuple, bits: int, passed: bool) -> None:
-    model, first, images, labels = scored
-    result = check_providers(first, {"coarse": OrtClassifier(rounded(model, bits), "cpu")}, images, labels, None, 32)
+    model, first, images, _ = scored
+    result = check_providers(first, {"coarse": OrtClassifier(rounded(model, bits), "cpu")}, images, None, 32)
     assert result.passed is passed
     assert "coarse" in result.reason
 
@@ -76,8 +76,30 @@ def test_flips_and_what_is_no_number_are_seen(scored: tuple) -> None:
         def logits(self, x: np.ndarray) -> np.ndarray:
             return first.logits(x) + self.add
 
-    flipping = check_providers(first, {"other": Other(100.0)}, images, labels, None, 32)
+    flipping = check_providers(first, {"other": Other(100.0)}, images, None, 32)
     assert not flipping.passed
     away = int((labels != 0).sum())
     assert away - 2 <= flipping.evidence["other"]["images"]["flips"] <= away  # some may lie on the boundary
-    assert not check_providers(first, {"other": Other(np.nan)}, images, labels, None, 32).passed
+    assert not check_providers(first, {"other": Other(np.nan)}, images, None, 32).passed
+
+
+def test_a_tie_of_two_wrong_classes_is_on_the_boundary(scored: tuple) -> None:
+    """Whichever class is right, there is no decision that rounding could not change."""
+    _, first, images, _ = scored
+
+    class Tied:
+        def __init__(self, above: int) -> None:
+            self.logit = np.zeros(first.facts.n_classes, np.float32)
+            self.logit[[0, 1]] = 2
+            self.logit[above] += 1e-6
+
+        def logits(self, x: np.ndarray) -> np.ndarray:
+            return np.repeat(self.logit[None], len(x), 0)
+
+    result = check_providers(Tied(0), {"other": Tied(1)}, images, None, 32)
+    assert result.passed, result.reason
+
+
+def test_a_provider_is_not_compared_with_itself(scored: tuple) -> None:
+    model, first, *_ = scored
+    assert other_providers(first, [OrtClassifier(model, "cpu"), first]) == {}

@@ -72,3 +72,10 @@ def test_hostile_names_and_missing_facts_stay_valid(source: dict[str, str]) -> N
     bom = made(artefact=artefact, data={"name": HOSTILE, "sha256": "34" * 32}, clean=None, robust=None, attacks=[])
     assert len(bom["metadata"]["component"]["pedigree"]["ancestors"]) == len(source)
     assert "\x1b" not in json.dumps(bom, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("stated", ["no digest at all", "", "AB" * 32, "cd" * 33, "cd" * 32 + "\n"])
+def test_what_is_no_digest_is_no_ancestor(stated: str) -> None:
+    """A file's metadata, which anybody may write, made the bill of materials invalid."""
+    artefact = {"name": "model.onnx", "bytes": 1, "sha256": "ab" * 32, "source": {"source": stated}}
+    assert made(artefact=artefact)["metadata"]["component"]["pedigree"]["ancestors"] == []

@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy_classifiers import BlackBox, HalfWay, Mlp, digits, fit
+from numpy_classifiers import BlackBox, HalfWay, Masked, Mlp, digits, fit
 
 from atmc_tool.attacks.classifier import correct
 from atmc_tool.errors import UsageError
+from atmc_tool.threat_model import parse_threat_model
 from evaluators.attack_plan import AttackSettings
+from evaluators.attack_strength import check_grey_levels
 from evaluators.diagnostics import (
     check_gradients,
     check_large_eps,
@@ -81,7 +83,9 @@ def test_without_gradient_only_square_runs(held_out: tuple[np.ndarray, np.ndarra
     check = check_white_box(result)
     assert check.passed is False
     assert "Mystery" in check.reason
-    assert check_recomputed(fit(), held_out[1], result, 64).passed is None
+    assert check_recomputed(fit(), held_out[1], result, 64).passed
+    nothing = attack(fit(BlackBox), *held_out, 0.05, replace(SETTINGS, square_queries=0))
+    assert check_recomputed(fit(), held_out[1], nothing, 64).passed is None
     assert check_white_box_strongest(result).passed is None
     assert check_threat_model(result, 0.05).passed
 
@@ -206,7 +210,7 @@ def test_autoattack_spends_nothing_on_the_fooled_and_finds_what_the_standard_att
 
 
 def test_without_a_gradient_a_surrogate_attacks_by_transfer(held_out: tuple[np.ndarray, np.ndarray]) -> None:
-    black, settings = fit(BlackBox), replace(SETTINGS, square_samples=100)
+    black, settings = fit(BlackBox), replace(SETTINGS, square_queries=5)
     alone = attack(black, *held_out, 0.05, settings)
     assert alone.transfer == ()
     assert alone.without_gradient == alone.black_box.accuracy
@@ -216,13 +220,44 @@ def test_without_a_gradient_a_surrogate_attacks_by_transfer(held_out: tuple[np.n
     assert [result.name for result in twin.attacks[:3]] == [f"transfer, {result.name}" for result in white.white_box]
     for found, exact in zip(twin.transfer, white.white_box, strict=True):
         np.testing.assert_array_equal(found.robust, exact.robust)
-    assert twin.without_gradient == white.accuracy
-    clean = correct(black.logits(held_out[0]), held_out[1]).mean()
-    assert white.accuracy.value < other.without_gradient.value < clean
-    assert other.without_gradient.n == len(held_out[1])
+    assert twin.without_gradient.successes == white.robust[:100].sum()
+    assert twin.without_gradient.successes < other.without_gradient.successes < alone.without_gradient.successes
+    assert other.without_gradient.n == 100
     nothing = attack(black, *held_out, 0.05, settings, surrogate=fit(BlackBox))
     assert nothing.transfer == ()
     assert "nor has the surrogate one" in nothing.no_gradient
+    some = attack(black, *held_out, 0.05, settings, surrogate=fit(HalfWay))
+    assert [result.name for result in some.transfer] == ["transfer, pgd-10 cross-entropy"]
+    assert "of the surrogate's attacks pgd-10 margin broke off" in some.no_gradient
+    assert "nor has" not in some.no_gradient
+
+
+@pytest.mark.parametrize("queries", [0, 100])
+def test_a_surrogate_never_raises_what_is_judged(queries: int, held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    settings = replace(SETTINGS, square_queries=queries, square_samples=50, steps=2)
+    useless = Masked(fit())
+    alone, moved = (attack(fit(BlackBox), *held_out, 0.05, settings, surrogate=s) for s in (None, useless))
+    assert len(moved.transfer[0].robust) == 200
+    before, after = alone.without_gradient, moved.without_gradient
+    if queries == 0:
+        assert before is after is None
+    else:
+        assert after.value <= before.value
+        assert after.clopper_pearson.low <= before.clopper_pearson.low
+
+
+def test_transferred_images_are_scored_again(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    images, labels = held_out
+    settings = replace(SETTINGS, square_queries=5)
+    moved = attack(fit(BlackBox), images, labels, 0.05, settings, surrogate=fit())
+    robust, adversarial = moved.judged
+    assert robust.sum() == moved.without_gradient.successes < moved.black_box.accuracy.successes
+    np.testing.assert_array_equal(correct(fit().logits(adversarial), labels[:100]), robust)
+    assert check_recomputed(fit(), labels, moved, 64).passed
+    assert check_recomputed(fit(hidden=60), labels, moved, 64).passed is False
+    grey = check_grey_levels(fit(), images, labels, parse_threat_model("0.05"), moved, 64)
+    assert grey.passed
+    assert grey.evidence["before"]["correct"] == robust.sum()
 
 
 def test_transfer_counts_where_the_policy_allows_it(held_out: tuple[np.ndarray, np.ndarray]) -> None:

@@ -74,11 +74,20 @@ def test_the_highest_margins_are_those_that_general_solvers_find(norm: Any) -> N
                 assert found[i, k] == pytest.approx(best + shift, abs=2e-5)
 
 
+def test_of_large_images_few_are_taken_in_l2() -> None:
+    """55 of 3 × 224 × 224 took 66 s to choose the control alone."""
+    images = np.random.default_rng(2).random((20, 3, 224, 224), np.float32)
+    least = AttackSettings(steps=1, restarts=1, auto_steps=1)
+    result = check_undefended(session, images, np.arange(20) % 2, parse_threat_model("0.5", "l2"), least)
+    assert result.evidence["n"] == 13
+
+
 @pytest.mark.parametrize(("eps", "norm"), EPS)
 def test_honest_attacks_find_what_is_there(eps: str, norm: str) -> None:
     for settings in (BRIEF, AttackSettings()):
         result = check(eps=eps, norm=norm, settings=settings)
-        assert result.passed, result.reason
+        assert result.passed is (True if result.evidence["findable"] > 4 else None), result.reason
+        assert result.evidence["missed"] <= 2
         assert result.evidence["n"] == 128
         assert result.evidence["impossible"] == 0
         assert abs(result.evidence["attacked"] - result.evidence["exact"]) <= 0.04  # three targets of nine
@@ -133,6 +142,22 @@ def test_a_spoiled_gradient_misses_what_is_there(kind: type[Mlp], eps: str, norm
     assert "that can be fooled are not" in result.reason
 
 
+@pytest.mark.parametrize(("eps", "norm"), [("0.001", "linf"), ("0.02", "linf"), ("0.03", "linf"), ("0.1", "l2")])
+def test_an_attack_that_cannot_move_never_passes(eps: str, norm: str) -> None:
+    for n in (1, 150):
+        result = check(lambda model: in_numpy(model, Blind), eps, norm, n=n)
+        assert not result.passed, result.reason
+    assert check(eps="0.001").passed is None
+    assert "too small" in check(eps="0.001").reason
+
+
+def test_the_reason_states_what_is_judged() -> None:
+    result = check(eps="0.1")
+    there = result.evidence["findable"]
+    assert f"of {there} images that eps 0.1 must fool" in result.reason
+    assert f"the attack finds {there - result.evidence['missed']} (n 128)" in result.reason
+
+
 def test_what_falls_too_easily_is_another_network() -> None:
     def leaning(model: ModelProto) -> Mlp:
         linear = in_numpy(model)
@@ -166,11 +191,11 @@ def test_a_network_that_was_named_falls_to_chance(network: Callable[[], Mlp], ep
 
 
 def test_few_images_and_many_classes() -> None:
-    assert check(n=1).passed
+    assert check(n=1).passed is None
     images, labels = given()
     threat_model = parse_threat_model("0.1")
     many = check_undefended(session, images, labels + 10 * (np.arange(150) % 7), threat_model, BRIEF)
     assert many == check(eps="0.1")
     one = check_undefended(session, images, 0 * labels, threat_model, BRIEF)
-    assert one.passed
+    assert one.passed is None
     assert one.evidence["exact"] == 1

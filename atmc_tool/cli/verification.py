@@ -29,7 +29,7 @@ from evaluators.held_out import check_held_out
 from evaluators.onnx_adoption import adopted, softmax_input
 from evaluators.parity import same_logits
 from evaluators.policy import parse_policy
-from evaluators.providers import check_providers
+from evaluators.providers import check_providers, other_providers
 from evaluators.report.examples import Example, fooled_examples
 from evaluators.undefended import check_undefended
 from evaluators.verification import Artefact, Verification, verify
@@ -85,7 +85,7 @@ def verify_file(
     images = test_subset(data.test, config.evaluation.n, SEED)
     floats, labels = images.floats(), images.labels.astype(np.int64)
     first = OrtClassifier(model, provider, threads())
-    also = {name: OrtClassifier(model, name, threads()) for name in others}
+    also = other_providers(first, (OrtClassifier(model, name, threads()) for name in others))
     which = config.evaluation.attack
     settings = AttackSettings(
         attack="standard" if which == "comparison" else which,
@@ -131,7 +131,7 @@ def verify_file(
     compared: list[Check] = [check_held_out(images.images, _seen(data)), control, *([signed] if signed else [])]
     found, examples = verification.robustness, []
     stored = None if found is None else found.adversarial
-    compared.append(check_providers(first, also, floats, labels, stored, settings.batch_size))
+    compared.append(check_providers(first, also, floats, stored, settings.batch_size))
     if origin.whole:
         whole = OrtClassifier(origin.whole, provider, threads())
         compared.append(same_logits(first, whole, floats[:COMPARED]))

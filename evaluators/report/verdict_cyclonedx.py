@@ -1,6 +1,7 @@
 """The verdict as a CycloneDX 1.6 bill of materials (ML-BOM): the file with its digest, and a model card of numbers."""
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from evaluators.report.verdict_text import printable
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
+DIGEST = re.compile("[0-9a-f]{64}")  # of SHA-256, as the schema wants it
 NAMESPACE = uuid.UUID("93ec050d-d6a5-4f7a-8c31-0d716296a4ce")  # of serial numbers
 TOOLS = {"onnxruntime": "library", "numpy": "library", "python": "platform"}  # that measured → type of component
 LIMITATION = "Robust accuracy is an upper bound under the attacks that ran, for images drawn like the test images."
@@ -56,7 +58,11 @@ def to_cyclonedx(report: Mapping[str, Any]) -> bytes:
 
 
 def _ancestors(source: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The files of `source` (path → SHA-256), or what the file states of its origin where none of them is there."""
+    """The files of `source` (path → SHA-256), or what the file states of its origin where none of them is there.
+
+    What is no digest is left out: the file may state anything.
+    """
+    source = {name: digest for name, digest in source.items() if DIGEST.fullmatch(digest)}
     there = {name: digest for name, digest in source.items() if name != "source"}
     found = there or ({"model.atmc": source["source"]} if "source" in source else {})
     return [{"type": "machine-learning-model", **_file(name, digest)} for name, digest in found.items()]
