@@ -117,7 +117,6 @@ def command(
     if is_first():
         remove_targets(targets.values(), baseline)  # until there is a verdict
     with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
-        signed = check_signature(path, signature, public_key)
         report, verification, examples = verify_file(
             path,
             providers[0],
@@ -125,7 +124,7 @@ def command(
             resolve,
             baseline,
             logits,
-            signed=signed,
+            signature=lambda content: check_signature(path, content, signature, public_key),
             undefended=undefended,
             others=providers[1:],
             surrogate=surrogate,
