@@ -30,7 +30,7 @@ class AttackSettings:
                      arXiv:2003.01690)
     steps, restarts: of PGD on the cross-entropy; PGD on the margin loss has one restart of as many steps
     step_size:       of PGD, in units of the image; None: 2.5·eps/steps
-    auto_steps:      of FAB, and in `autoattack` of APGD
+    auto_steps:      of FAB, in `standard` at least `steps`; in `autoattack` of APGD
     square_queries:  of the Square attack, per sample; 0 leaves it out; None: 300, with `autoattack` 5,000
     square_samples:  it attacks the first so many images, with `autoattack` all
     seed:            of starts and squares
@@ -89,7 +89,8 @@ def plan(classifier: Classifier, eps: float, norm: Norm, classes: int, settings:
     black_box = [whole.square()] if settings.queries else []
     if settings.attack == "standard":
         maker = _Maker(classifier, eps, norm, min(LIKELY_TARGETS, classes - 1), settings, settings.steps)
-        targeted = [maker.apgd_t(), *([whole.fab_t()] if norm == "l2" else [])]
+        longer = replace(whole, auto_steps=max(settings.auto_steps, settings.steps))
+        targeted = [maker.apgd_t(), *([longer.fab_t()] if norm == "l2" else [])]
         planned = [maker.pgd("cross_entropy", settings.restarts), maker.pgd("margin", 1)]
         return [*planned, *(replace(attack, standing=True) for attack in targeted), *black_box]
     planned = [whole.apgd_ce(), whole.apgd_t(), whole.fab_t(), *black_box]

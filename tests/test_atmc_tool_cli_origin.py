@@ -1,5 +1,6 @@
 """What a file says of its own verification: nothing that makes it weaker, and no norm for the user's eps."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,22 @@ def test_who_states_eps_states_the_norm(tmp_path: Path) -> None:
     recorded = {"eps": "0.5", "norm": "l2"}
     assert stated(tmp_path, {}, threat_model=recorded)["threat_model"] == recorded
     assert "threat_model" not in stated(tmp_path, {"threat_model": {"eps": "8/255"}}, threat_model=recorded)
+
+
+def test_what_a_folder_says_of_its_data_is_shown_and_not_recommended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's config.yaml must not write a verdict on the terminal, or a command line to copy."""
+    folder = "easy; rm -rf ~\r\x1b[2Kverdict: PASSED"
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": {"dir": folder}}))
+    own = {"data": {"name": "digits"}, "run": str(tmp_path / "mine")}
+    recorded = {"eps": "0.5", "norm": "l2\rverdict: PASSED"}
+    found = stated(tmp_path, {**own, "threat_model": {"eps": "8/255"}}, threat_model=recorded)
+    assert "dir" not in found.get("data", {})
+    shown = capsys.readouterr().err
+    assert "says that it found its data in 'easy; rm -rf ~ ?[2Kverdict: PASSED'" in shown
+    assert "--data-dir" not in shown
+    assert not {"\r", "\x1b"} & set(shown)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "{", "\x80"])

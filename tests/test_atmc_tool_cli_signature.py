@@ -84,12 +84,25 @@ def test_a_signed_file_is_verified_and_a_changed_one_refused(release: Path, cli:
 
 def test_the_digest_is_signed_and_not_the_name(release: Path) -> None:
     path = (release / "model.onnx").rename(release / "renamed.onnx")
-    assert check_signature(path, release / "model.sig", release / "key.pub").passed
-    assert check_signature(path, None, None).passed is None
+    content = path.read_bytes()
+    assert check_signature(path, content, release / "model.sig", release / "key.pub").passed
+    assert check_signature(path, content, None, None).passed is None
+
+
+def test_what_is_measured_is_what_was_signed(release: Path) -> None:
+    """The file is exchanged once its bytes are read: those are tried, and not what lies there by then."""
+    path, signature, key = (release / name for name in ("model.onnx", "model.sig", "key.pub"))
+    content = path.read_bytes()
+    path.write_bytes(b"exchanged")
+    assert check_signature(path, content, signature, key).passed
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is no signature of"):
+        check_signature(path, b"exchanged", signature, key)
 
 
 def test_what_is_no_signature_of_the_file_by_the_key_is_refused(release: Path) -> None:
     model, signature, key = (release / name for name in ("model.onnx", "model.sig", "key.pub"))
+    content = model.read_bytes()
     make_key(release, "other")
     sign(release / "model.atmc", release / "source.sig", release / "key.pem")
     bundle = json.loads(signature.read_text())
@@ -106,13 +119,13 @@ def test_what_is_no_signature_of_the_file_by_the_key_is_refused(release: Path) -
         (signature, release / "key.pem"),
     ):
         with pytest.raises(InputError, match="is no signature of"):
-            check_signature(model, other, by)
+            check_signature(model, content, other, by)
     with pytest.raises(InputError, match=r"missing\.sig"):
-        check_signature(model, release / "missing.sig", key)
+        check_signature(model, content, release / "missing.sig", key)
     with pytest.raises(UsageError, match="--signature alone says nothing: expected --public-key with it"):
-        check_signature(model, signature, None)
+        check_signature(model, content, signature, None)
     with pytest.raises(UsageError, match="--public-key alone says nothing"):
-        check_signature(model, None, key)
+        check_signature(model, content, None, key)
 
 
 def test_without_the_package_it_says_how_to_install_it(release: Path, tmp_path: Path) -> None:

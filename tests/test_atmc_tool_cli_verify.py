@@ -148,6 +148,48 @@ def test_outputs_for_pipelines(run: Path, cli: Cli) -> None:
     assert "--json and --markdown - both write to stdout" in cli("verify --json --markdown -", run).error
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--cyclonedx atmc-run/model.onnx",
+        "--junit atmc-run/model.atmc",
+        "--markdown ./atmc-run/../atmc-run/verify.json",
+        "--markdown atmc-run/manifest.sha256",
+        "--junit out --cyclonedx out",
+        "--junit atmc-run",
+        "--junit atmc.yaml/out.xml",
+        "-o atmc.yaml",
+        "--surrogate dense.onnx --markdown dense.onnx",
+        "--baseline earlier.json --junit earlier.json",
+        "-o report --junit atmc-run/verify.json",
+    ],
+)
+def test_reports_replace_no_other_file(options: str, run: Path, cli: Cli) -> None:
+    for name in ("dense.onnx", "earlier.json", "atmc-run/verify.json", "atmc-run/manifest.sha256"):
+        (run / name).write_text("x")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    failed = cli(f"verify {options}", run)
+    assert failed.code == 2
+    assert "can't be written to" in failed.error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_no_earlier_verdict_stands_while_there_is_no_new_one(run: Path, cli: Cli) -> None:
+    """But for the report to compare with, which stands until the new one takes its place."""
+    options = "-n 60 --min-robust 0.01 --junit out.xml --cyclonedx out.cdx.json --markdown out.md"
+    assert cli(f"verify {options}", run).code == 0
+    reports = [run / "atmc-run" / name for name in ("verify.json", "verify.html", "manifest.sha256")]
+    reports += [run / name for name in ("out.xml", "out.cdx.json", "out.md")]
+    assert all(path.is_file() for path in reports)
+    earlier = reports[0].resolve()
+    compared = json.loads(cli(f"verify -n 60 --baseline {earlier} --json", run).out)
+    assert compared["baseline"]["clean_paired"]["lost"] == 0
+    assert cli(f"verify {options} --baseline {earlier} --undefended missing.onnx", run).code == 4
+    assert [path for path in reports if path.exists()] == reports[:1]
+    assert cli(f"verify {options} --undefended missing.onnx", run).code == 4
+    assert not any(path.exists() for path in reports)
+
+
 def test_every_file_has_a_report_of_its_own(run: Path, cli: Cli) -> None:
     shutil.copy(run / "atmc-run" / "model.onnx", run / "atmc-run" / "model.int8.onnx")
     assert cli("verify", run).code == 0

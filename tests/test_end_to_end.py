@@ -334,7 +334,7 @@ def test_who_names_the_data_is_told_where_another_run_found_its_own(digits_run: 
 
     lost = cli(f"verify theirs {short} --data mine.npz", tmp_path)
     assert lost.code == 4
-    assert "theirs found its data in easy, where yours are not looked for" in lost.err
+    assert "theirs says that it found its data in easy; yours are not looked for there" in lost.err
     named = cli(f"verify theirs {short} --data mine.npz --data-dir own", tmp_path)
     assert "found its data" not in named.err
     (tmp_path / "atmc.yaml").write_text("data: {name: mine.npz, dir: own}\n")

@@ -24,6 +24,20 @@ def ran(settings: AttackSettings) -> Robustness:
     return Robustness(white_box, black_box[0] if black_box else None, None, None)
 
 
+def test_the_standard_attack_has_fab_in_l2_alone() -> None:
+    """No fewer of its steps than of the others: `min_steps` judges each."""
+    names = ["pgd-200 cross-entropy", "pgd-200 margin", "apgd-t", "fab-t", "square"]
+    in_l2 = plan(fit(), 0.5, "l2", 10, AttackSettings(steps=200))
+    assert [attack.name for attack in in_l2] == names
+    assert [attack.name for attack in plan(fit(), 0.1, "linf", 10, AttackSettings(steps=200))] == [*names[:3], "square"]
+    fab = in_l2[3]
+    assert fab.standing
+    assert fab.white_box
+    assert (fab.parameters["steps"], len(fab.attempts)) == (200, 9)
+    (default,) = (attack for attack in plan(fit(), 0.5, "l2", 4, SETTINGS) if attack.name == "fab-t")
+    assert (default.parameters["steps"], len(default.attempts)) == (100, 3)
+
+
 def budget(policy: dict[str, Any], settings: AttackSettings) -> Check:
     return check_attack_budget(parse_policy(policy), parse_threat_model("8/255"), settings, ran(settings))
 

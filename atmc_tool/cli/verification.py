@@ -31,6 +31,7 @@ from evaluators.parity import same_logits
 from evaluators.policy import parse_policy
 from evaluators.providers import check_providers, other_providers
 from evaluators.report.examples import Example, fooled_examples
+from evaluators.report.verdict_text import printable
 from evaluators.undefended import check_undefended
 from evaluators.verification import Artefact, Verification, verify
 from exporters.atmc_file import describe
@@ -51,7 +52,7 @@ def verify_file(
     resolve: "Callable[[Mapping[str, Any] | None], Config]",
     baseline: Path | None = None,
     logits: str = "",
-    signed: Check | None = None,
+    signature: Callable[[bytes], Check] | None = None,
     undefended: Path | None = None,
     others: Sequence[str] = (),
     surrogate: Path | None = None,
@@ -61,7 +62,7 @@ def verify_file(
     resolve:  what files say → the configuration
     baseline: a dense network, or the report of an earlier verification, to compare with
     logits:   name of the value to judge, empty for the only output
-    signed:   whose signature the file has, where that was asked
+    signature: tries whose signature the bytes of the file have; they are read once, for this and for all else
     undefended: a network trained without attacks, which the attack has to bring down
     surrogate: a network by whose gradient is attacked where the file has none
     others:   further providers, whose answers must be the same
@@ -70,6 +71,7 @@ def verify_file(
         UsageError, InputError, MissingEnvironmentError: it can't be verified.
     """
     content = read_bytes(path, MAX_BYTES)
+    signed = [] if signature is None else [signature(content)]
     model = parse_graph(content, str(path))
     own = resolve(None)
     origin = find_origin(path, model, own.run)
@@ -80,7 +82,8 @@ def verify_file(
     policy = parse_policy(config.policy)
     data = load_configured(config)
     if not logits and (inner := softmax_input(model)):
-        note(f"the outputs of {path} are probabilities; --logits {inner} judges what they are made of")
+        name = shlex.quote(printable(inner))  # the file's word
+        note(f"the outputs of {path} are probabilities; --logits {name} judges what they are made of")
     model = adopted(model, data.image_shape, logits)
     images = test_subset(data.test, config.evaluation.n, SEED)
     floats, labels = images.floats(), images.labels.astype(np.int64)
@@ -128,7 +131,7 @@ def verify_file(
             progress,
             ranks,
         )
-    compared: list[Check] = [check_held_out(images.images, _seen(data)), control, *([signed] if signed else [])]
+    compared: list[Check] = [check_held_out(images.images, _seen(data)), control, *signed]
     found, examples = verification.robustness, []
     stored = None if found is None else found.adversarial
     compared.append(check_providers(first, also, floats, stored, settings.batch_size))
@@ -158,19 +161,21 @@ def _stated(path: Path, origin: Origin, own: "Config") -> Mapping[str, Any]:
     """What the file and its folder say, of which the user's `own` settings leave standing what they do not touch.
 
     Who states eps states the threat model: a norm that the file chose would make another one of it. Who names the data
-    does not mean those of a stranger's folder; where those lie is said, for the folder may be the user's own.
+    does not mean those of a stranger's folder; where those lie is said, for the folder may be the user's own, as a word
+    of the folder and not as advice.
     """
     stated = dict(origin.settings)
     recorded = stated.get("threat_model") or {}
     if own.threat_model.eps is not None and isinstance(recorded, Mapping):
         if recorded.get("norm", own.threat_model.norm) != own.threat_model.norm:
-            note(f"{path} states {recorded['norm']}; with your eps it is attacked in {own.threat_model.norm} (--norm)")
+            stated_norm = shlex.quote(printable(str(recorded["norm"])))
+            note(f"{path} states {stated_norm}; with your eps it is attacked in {own.threat_model.norm} (--norm)")
         stated.pop("threat_model", None)
     found = data_folder(path)
     elsewhere = own.data.name is not None and path.parent.resolve() != own.run.resolve()
     if elsewhere and found and own.data.dir is None:
-        folder = found["data"]["dir"]
-        note(f"{path.parent} found its data in {folder}, where yours are not looked for: --data-dir {folder} does")
+        folder = shlex.quote(printable(found["data"]["dir"]))
+        note(f"{path.parent} says that it found its data in {folder}; yours are not looked for there")
     return stated if elsewhere else merge(found, stated)
 
 

@@ -85,29 +85,38 @@ def command(
     """Attack the exported file itself and judge it.
 
     Exits with 0 where every check passes and with 5 where one fails. verify.json and verify.html, for people, are
-    written in both cases.
+    written in both cases. Reports of an earlier verification are removed first.
     """
     from atmc_tool.cli.launch import is_first, joined, several
     from atmc_tool.cli.render import show_json
-    from atmc_tool.cli.run_folder import ONNX, locate, manifest_name, report_name
+    from atmc_tool.cli.report_targets import check_targets, remove_targets
+    from atmc_tool.cli.run_folder import ONNX, RunFolder, locate, manifest_name, report_name
     from atmc_tool.cli.settings import resolve
     from atmc_tool.cli.signature import check_signature
     from atmc_tool.cli.verdict import show_verdict
     from atmc_tool.cli.verification import verify_file
     from atmc_tool.data.download import no_downloads
-    from atmc_tool.files import remove, write_atomic
+    from atmc_tool.files import write_atomic
     from evaluators.report.verdict_cyclonedx import to_cyclonedx
     from evaluators.report.verify_report import verify_report
 
     if as_json and markdown == STDOUT:
         raise UsageError("--json and --markdown - both write to stdout", hint="name a file for one of them")
-    path = locate(artefact, resolve().run, ONNX)
+    own = resolve().run
+    path = locate(artefact, own, ONNX)
     destination = (output or path.parent) / report_name(path)
-    manifest = destination.with_name(manifest_name(path))
+    page, manifest = destination.with_suffix(".html"), destination.with_name(manifest_name(path))
+    named = {"--junit": junit, "--cyclonedx": cyclonedx, "--markdown": None if markdown == STDOUT else markdown}
+    targets = {"the report": destination, "its page": page, "the manifest": manifest}
+    targets |= {name: target for name, target in named.items() if target is not None}
+    replaced = {target.resolve() for target in (destination, page, manifest)}
+    there = [file for folder in (path.parent, destination.parent, own) for file in RunFolder(folder).own()]
+    kept = [file for file in (*there, baseline) if file is not None and file.resolve() not in replaced]
+    given = [file for file in (signature, public_key, undefended, surrogate) if file is not None]
+    check_targets(targets, [path, *given, *kept])
     if is_first():
-        remove(manifest)  # until there is a verdict
+        remove_targets(targets.values(), baseline)  # until there is a verdict
     with joined() if several() else nullcontext() as ranks, no_downloads() if offline else nullcontext():
-        signed = check_signature(path, signature, public_key)
         report, verification, examples = verify_file(
             path,
             providers[0],
@@ -115,14 +124,14 @@ def command(
             resolve,
             baseline,
             logits,
-            signed=signed,
+            signature=lambda content: check_signature(path, content, signature, public_key),
             undefended=undefended,
             others=providers[1:],
             surrogate=surrogate,
         )
     if is_first():
         made = {destination: (json.dumps(report, indent=2) + "\n").encode()}
-        made[destination.with_suffix(".html")] = verify_report(report, examples)
+        made[page] = verify_report(report, examples)
         if cyclonedx is not None:
             made[cyclonedx] = to_cyclonedx(report)
         for target, content in made.items():
