@@ -21,8 +21,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from atmc_tool.attacks.classifier import Loss
 from atmc_tool.errors import AtmcError, InputError, MissingEnvironmentError, UsageError
 from atmc_tool.files import read_bytes
+from atmc_tool.onnx_tensors import is_elsewhere, tensors
 from evaluators.onnx_gradient import differentiate
-from evaluators.onnx_graph import opset, subgraph, tensors
+from evaluators.onnx_graph import opset, subgraph
 from evaluators.onnx_losses import LOGITS_GRADIENTS
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -76,7 +77,7 @@ def parse_graph(content: bytes, name: str = "the model") -> ModelProto:
     model = ModelProto()
     try:
         model.ParseFromString(content)
-        if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors(model)):
+        if any(is_elsewhere(tensor) for tensor in tensors(model)):
             hint = "in Python, onnx.save(onnx.load(FILE), ONE_FILE) puts all into one"
             raise InputError(
                 f"{name} keeps weights in another file", expected="one self-contained ONNX file", hint=hint

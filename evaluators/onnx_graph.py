@@ -210,19 +210,6 @@ def subgraph(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
     return part
 
 
-def tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor that the model holds: initialisers and attributes, subgraphs and functions included."""
-    nodes = [node for function in model.functions for node in function.node]
-    subgraphs = [g for node in nodes for attribute in node.attribute for g in _attribute_graphs(attribute)]
-    for graph in (part for root in [model.graph, *subgraphs] for part in _graphs(root)):
-        yield from graph.initializer
-        yield from (tensor for sparse in graph.sparse_initializer for tensor in (sparse.values, sparse.indices))
-        nodes.extend(graph.node)
-    for attribute in (a for node in nodes for a in node.attribute):
-        yield from (t for t in (attribute.t, attribute.sparse_tensor.values, attribute.sparse_tensor.indices))
-        yield from attribute.tensors
-
-
 def _attribute_graphs(attribute: AttributeProto) -> list[GraphProto]:
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 

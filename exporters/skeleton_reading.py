@@ -1,13 +1,13 @@
 """The graph of a network without its weights, as a compressed file carries it, read as if the file were hostile."""
 
 import math
-from collections.abc import Iterator
 
 import onnx
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from atmc_tool.errors import InputError
+from atmc_tool.onnx_tensors import is_elsewhere, tensors
 from exporters.strict_json import brief
 
 
@@ -19,7 +19,7 @@ def read_skeleton(content: bytes) -> ModelProto:
     """
     try:
         proto = onnx.load_model_from_string(content)
-        for tensor in _tensors(proto):
+        for tensor in tensors(proto):
             _check_whole(tensor)
         onnx.checker.check_model(proto, full_check=True)
     except (DecodeError, ValueError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -30,20 +30,10 @@ def read_skeleton(content: bytes) -> ModelProto:
     return proto
 
 
-def _tensors(message: Message) -> Iterator[TensorProto]:
-    """Every tensor in it, wherever it is: in subgraphs, functions, attributes and their defaults, sparse ones too."""
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in (value,) if isinstance(value, Message) else value:
-                if isinstance(part, TensorProto):
-                    yield part
-                yield from _tensors(part)
-
-
 def _check_whole(tensor: TensorProto) -> None:
     """Raise where the tensor is in another file, which onnx would read, or has not the elements of its shape."""
     name = brief(tensor.name)
-    if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
+    if is_elsewhere(tensor):
         raise InputError(f"the graph in the model keeps the tensor {name} in another file")
     shape = tuple(tensor.dims)
     try:

@@ -9,6 +9,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, nu
 
 from atmc_tool.compressed import CompressedModel
 from atmc_tool.errors import InputError
+from evaluators.classifier import parse_graph
 from exporters.onnx_file import build_onnx
 from exporters.skeleton_reading import read_skeleton
 
@@ -62,6 +63,17 @@ def with_default(model: ModelProto, tensor: TensorProto) -> None:
 
 
 PLACES = [with_initializer, with_attribute, with_subgraph, with_function, with_default]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_file_to_verify_is_whole(place: Callable[[ModelProto, TensorProto], None]) -> None:
+    """onnxruntime reads what `location` names, even where only the default of a function's attribute says so."""
+    model = skeleton()
+    tensor = TensorProto(name="zz", data_type=TensorProto.INT64, dims=[2], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="secret.bin")
+    place(model, tensor)
+    with pytest.raises(InputError, match="keeps weights in another file"):
+        parse_graph(model.SerializeToString())
 
 
 @pytest.mark.parametrize("place", PLACES)
