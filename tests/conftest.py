@@ -3,6 +3,7 @@
 import os
 import pty
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from hypothesis import settings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side; read by torch and onnxruntime when they are imported
 ROOT = Path(__file__).parents[1]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; the processes of tests inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("atmc", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("atmc")

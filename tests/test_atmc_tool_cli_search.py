@@ -111,7 +111,10 @@ def test_an_interrupted_search_says_that_it_can_go_on(folder: Path) -> None:
     while not (log.is_file() and log.read_bytes()) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert errors == "error: interrupted. Hint: the state is saved; go on with --resume\n"
 
