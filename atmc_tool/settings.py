@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _parse_yaml(text: str, where: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # of dates, of long numbers
         raise InputError(f"{where} is not valid YAML: {error}") from error
     if content is None:
         return {}

@@ -191,6 +191,8 @@ def test_a_plan_writes_nothing(cli: Cli, folder: Path) -> None:
         ("model.pt --keep 0.1 --lower 0.5", 6, "no strategy meets the budget"),
         ("model.pt --algorithm harp --measure flops", 2, "harp has its budget in weights"),
         ("model.pt --lower 0.5 --upper 0.1", 2, "lower is above upper"),
+        ("model.pt --halving 8 --batch 2", 2, "halving 8 would go on with none of 2"),
+        ("model.pt --algorithm uniform --halving 2", 2, "halving is for random, ddpg, tpe, cmaes, nsga2"),
         ("missing.pt", 4, "missing.pt is not there"),
         ("model.pt model.pt", 2, "a search takes one network"),
         ("model.pt -o there", 2, "there is not empty. Hint: --resume goes on"),

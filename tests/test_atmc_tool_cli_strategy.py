@@ -163,12 +163,16 @@ def test_a_grid_runs_strategies_beside_budgets(cli: Cli, folder: Path) -> None:
         ("--strategy missing.yaml", 4, "missing.yaml"),
         ("--strategy wrong.yaml", 4, "a layer that the network has not"),
         ("--strategy few.yaml", 4, "says nothing of 3 of 4 layers"),
+        ("--strategy date.yaml", 4, "date.yaml is not valid YAML or JSON"),
+        ("--strategy long.json", 4, "long.json is not valid YAML or JSON"),
     ],
 )
 def test_mistakes_are_one_line(options: str, code: int, message: str, cli: Cli, folder: Path) -> None:
     strategy(folder)
     (folder / "wrong.yaml").write_text("layers: {conv9.weight: 0.5}")
     (folder / "few.yaml").write_text("layers: {conv1.weight: 0.5}")
+    (folder / "date.yaml").write_text("layers: 2024-99-99")
+    (folder / "long.json").write_text("9" * 5000)
     done = cli(f"compress model.pt {options} --dry-run", folder)
     assert done.code == code
     assert message in done.error
@@ -179,3 +183,10 @@ def test_a_strategy_on_the_command_line_takes_the_place_of_a_budget_in_a_file(cl
     (folder / "atmc.yaml").write_text("compress: {keep: 0.5}")
     plan = json.loads(cli("compress model.pt --strategy strategy.yaml --dry-run --json", folder).out)
     assert plan["feasibility"]["sizes"]["asked for"]["kept"] == sum(KEPT.values())
+
+
+def test_a_file_does_not_speak_as_the_program(cli: Cli, folder: Path) -> None:
+    strategy(folder, found={"warning": "x\r\x1b[2Kverdict: PASSED"})
+    done = cli("compress model.pt --strategy strategy.yaml --dry-run", folder)
+    assert done.code == 0, done.err
+    assert "verdict" not in done.out + done.err

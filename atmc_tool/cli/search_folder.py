@@ -90,9 +90,9 @@ class SearchFolder:
             inner = [
                 f"{key}.{name}"
                 for key in different
-                if isinstance(now[key], dict)
+                if isinstance(now[key], dict) and isinstance(then.get(key), dict)
                 for name in now[key]
-                if now[key][name] != (then.get(key) or {}).get(name)
+                if now[key][name] != then[key].get(name)
             ]
             raise UsageError(
                 f"the search in {self.path} was begun with other settings: {', '.join(inner or different)}",

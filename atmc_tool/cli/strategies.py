@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from atmc_tool.cli.render import note
 from atmc_tool.cli.run_folder import RunFolder
 from atmc_tool.config import CompressConfig, Config, build_config
-from atmc_tool.errors import UsageError
+from atmc_tool.errors import InputError, UsageError
 from atmc_tool.methods.alr import entries, rank_of_share
 from atmc_tool.search.heracles import read_heracles
 from atmc_tool.search.layers import Layer, cost_of, kept_units, layers_of
 from atmc_tool.search.own_allocation import from_model
 from atmc_tool.search.strategy import LayerRate, Strategy, check_fits, read_strategy
+from evaluators.report.verdict_text import printable
 from exporters.atmc_file import read_atmc
 
 
@@ -30,8 +32,8 @@ def with_strategy(config: Config, network: nn.Module, image_shape: Sequence[int]
         return config
     layers = layers_of(network, image_shape)
     strategy = find_strategy(compress.strategy, layers)
-    if "warning" in strategy.found:
-        note(f"warning: {strategy.found['warning']}")
+    if "#" in compress.strategy and "warning" in strategy.found:  # our own word, not that of a file
+        note(f"warning: {printable(strategy.found['warning'])}")
     settings = _settings(compress, strategy, layers)
     built = build_config({"compress": {**compress.model_dump(mode="json"), "strategy": None, **settings}})
     return config.model_copy(update={"compress": built.compress})
@@ -53,8 +55,13 @@ def find_strategy(text: str, layers: Sequence[Layer]) -> Strategy:
     if path.is_dir() or path.suffix == ".atmc":
         path = RunFolder(path).model if path.is_dir() else path
         model = read_atmc(path)
-        structure = model.manifest.get("config", {}).get("compress", {}).get("structure", "irregular")
-        strategy = from_model(model.weights, structure, {"file": str(path)})
+        try:
+            structure = model.manifest.get("config", {}).get("compress", {}).get("structure", "irregular")
+            strategy = from_model(model.weights, structure, {"file": str(path)})
+        except (AttributeError, ValidationError) as error:
+            raise InputError(
+                f"{path} does not say what its layers keep together", hint="take a strategy file"
+            ) from error
         check_fits(strategy, names, str(path))
         return strategy
     return read_strategy(path, names)

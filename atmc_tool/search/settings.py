@@ -9,9 +9,7 @@ from atmc_tool.config_errors import explain
 from atmc_tool.errors import UsageError
 from atmc_tool.search.evaluation import Scoring
 
-BUILT_IN = ("uniform", "erk", "lamp", "global", "sensitivity")
 SEARCHES = ("random", "ddpg", "tpe", "cmaes", "nsga2")
-ALGORITHMS = (*BUILT_IN, *SEARCHES, "harp")
 
 
 class SearchSettings(BaseModel):
@@ -45,6 +43,14 @@ class SearchSettings(BaseModel):
     def _bounds(self) -> "SearchSettings":
         if self.lower is not None and self.upper is not None and self.lower > self.upper:
             raise ValueError("lower is above upper")
+        return self
+
+    @model_validator(mode="after")
+    def _halves(self) -> "SearchSettings":
+        if self.halving is not None and self.algorithm not in SEARCHES:
+            raise ValueError(f"halving is for {', '.join(SEARCHES)}: {self.algorithm} proposes one strategy")
+        if self.halving is not None and self.halving > self.batch:
+            raise ValueError(f"halving {self.halving} would go on with none of {self.batch}: raise batch, or lower it")
         return self
 
 

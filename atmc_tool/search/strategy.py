@@ -148,7 +148,7 @@ def read_plain(path: Path) -> object:
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file", expected="YAML or JSON in UTF-8") from error
-    except (json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML or JSON: {error}") from error
 
 
