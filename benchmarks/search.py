@@ -24,6 +24,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import yaml
+from scipy.stats import t
 
 from atmc_tool.trials import Failure, Local, opened_pool
 
@@ -230,8 +231,8 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 def table(plan: Plan) -> list[dict[str, Any]]:
     """A row for each network, structure, method and algorithm with runs that are done.
 
-    `minus uniform`: differences to the uniform strategy of the same seed. `within noise`: their mean is less than two
-    standard errors from 0.
+    `minus uniform`: differences to the uniform strategy of the same seed. `within noise`: a t-test of paired differences does not
+    tell their mean from 0 at 5 % (two-sided). There are many such comparisons: one in twenty is outside by chance.
     """
     found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for cell in plan.cells():
@@ -257,7 +258,7 @@ def table(plan: Plan) -> list[dict[str, Any]]:
                 row[f"{key} minus {REFERENCE}"] = gain
                 sd, average = gain["sd"], gain["mean"]
                 assert average is not None
-                row[f"{key} within noise"] = None if sd is None else abs(average) < 2 * sd / len(both) ** 0.5
+                row[f"{key} within noise"] = None if sd is None else abs(average) < t.ppf(0.975, len(both) - 1) * sd / len(both) ** 0.5
         rows.append(row)
     return rows
 
