@@ -231,8 +231,9 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 def table(plan: Plan) -> list[dict[str, Any]]:
     """A row for each network, structure, method and algorithm with runs that are done.
 
-    `minus uniform`: differences to the uniform strategy of the same seed. `within noise`: a t-test of paired differences does not
-    tell their mean from 0 at 5 % (two-sided). There are many such comparisons: one in twenty is outside by chance.
+    `minus uniform`: differences to the uniform strategy of the same seed. `within noise`: a t-test of
+    paired differences does not tell their mean from 0 at 5 % (two-sided). There are many such comparisons: one in
+    twenty is outside by chance.
     """
     found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for cell in plan.cells():
@@ -258,7 +259,9 @@ def table(plan: Plan) -> list[dict[str, Any]]:
                 row[f"{key} minus {REFERENCE}"] = gain
                 sd, average = gain["sd"], gain["mean"]
                 assert average is not None
-                row[f"{key} within noise"] = None if sd is None else abs(average) < t.ppf(0.975, len(both) - 1) * sd / len(both) ** 0.5
+                row[f"{key} within noise"] = (
+                    None if sd is None else abs(average) < t.ppf(0.975, len(both) - 1) * sd / len(both) ** 0.5
+                )
         rows.append(row)
     return rows
 
