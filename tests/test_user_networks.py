@@ -21,8 +21,9 @@ NETWORKS = ["Functional", "Separable", "Rows", "Linear", "Mixer", "ViT", "Encode
 BRIEF = "evaluation: {n: 24, steps: 2, restarts: 1, square_queries: 5}\n"
 SHORT = "--max-steps 2 --set attack.steps=1"
 DECODERS = {"CumSum", "ScatterElements", "BitShift", "BitwiseAnd", "BitwiseOr", "ConstantOfShape", "DequantizeLinear"}
-# An untrained network may fail what is about accuracy; what is about the file itself holds for any.
-ACCURACY = {"clean-drop", "robust-drop", "robustness-judged", "large-eps", "white-box-strongest"}
+# An untrained network may fail what is about accuracy, an attack of two steps what is about its strength; what is about
+# the file itself holds for any.
+ACCURACY = {"clean-drop", "robust-drop", "robustness-judged", "large-eps", "white-box-strongest", "undefended"}
 
 
 def write(name: str, folder: Path) -> nn.Module:
